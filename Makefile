@@ -1,0 +1,30 @@
+# Millstream. `make help` lists the targets. Everything runs in a virtual environment of its own, $(VENV).
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(abspath $(VENV))/bin
+PACKAGES := client_sdk/python/millstream services/millstream_server metadata_raft/millstream_raft
+PROTOS_PUBLIC := $(wildcard protos/millstream/v1/*.proto)
+PROTOS_INTERNAL := $(wildcard protos/millstream_server/v1/*.proto)
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "%-16s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: $(VENV)/.installed ## Make the virtual environment with everything in it
+
+$(VENV)/.installed: pyproject.toml
+	@echo "setting up $(VENV)" >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' >&2
+	@touch $@
+
+.PHONY: proto
+proto: setup ## Generate the Python code of the protos
+	@tests/check/generate_protos $(BIN) .
+
+.PHONY: fmt
+fmt: setup ## Format the code and mend what the linter can mend
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
