@@ -1,0 +1,160 @@
+"""The usual gRPC server metrics, under the names that existing dashboards use.
+
+The gRPC interceptor counts calls and, through the (de)serialisers, messages; it adds no task and
+no wrapper to streams.
+"""
+
+import inspect
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+_LABELS = ("grpc_type", "grpc_service", "grpc_method")
+_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class GrpcServerMetrics:
+    """The collectors, made on one registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.started = Counter("grpc_server_started", "Calls started.", _LABELS, registry=registry)
+        self.handled = Counter(
+            "grpc_server_handled", "Calls ended.", (*_LABELS, "grpc_code"), registry=registry
+        )
+        self.received = Counter(
+            "grpc_server_msg_received", "Messages received.", _LABELS, registry=registry
+        )
+        self.sent = Counter("grpc_server_msg_sent", "Messages sent.", _LABELS, registry=registry)
+        self.handling = Histogram(
+            "grpc_server_handling_seconds",
+            "Duration of unary calls.",
+            _LABELS,
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+
+
+class MetricsInterceptor(grpc.aio.ServerInterceptor):
+    """Counts every call of the server; handlers are wrapped once per method."""
+
+    def __init__(self, metrics: GrpcServerMetrics) -> None:
+        self._metrics = metrics
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any] | None] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[
+            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
+        ],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Return the method's handler with counting around it."""
+        method = handler_call_details.method
+        if method not in self._wrapped:
+            handler = await continuation(handler_call_details)
+            if handler is None:  # unknown methods are not remembered: their number has no bound
+                return handler
+            self._wrapped[method] = _wrap(handler, method, self._metrics)
+        return self._wrapped[method]
+
+
+def _wrap(
+    handler: grpc.RpcMethodHandler[Any, Any], method: str, metrics: GrpcServerMetrics
+) -> grpc.RpcMethodHandler[Any, Any]:
+    service, _, name = method.removeprefix("/").partition("/")
+    labels = (_call_type(handler), service, name)
+    started = metrics.started.labels(*labels)
+    received = metrics.received.labels(*labels)
+    sent = metrics.sent.labels(*labels)
+    handling = metrics.handling.labels(*labels)
+    deserialize, serialize = handler.request_deserializer, handler.response_serializer
+
+    def counted_deserialize(data: bytes) -> Any:
+        received.inc()
+        return deserialize(data) if deserialize else data
+
+    def counted_serialize(message: Any) -> bytes:
+        sent.inc()
+        return serialize(message) if serialize else message
+
+    def ended(code: str, begin: float) -> None:
+        metrics.handled.labels(*labels, code).inc()
+        if not handler.response_streaming and not handler.request_streaming:
+            handling.observe(time.perf_counter() - begin)
+
+    behaviour = (
+        handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    )
+    counted = _counted_call(behaviour, started.inc, ended)
+    make = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[bool(handler.request_streaming), bool(handler.response_streaming)]
+    return make(
+        counted, request_deserializer=counted_deserialize, response_serializer=counted_serialize
+    )
+
+
+def _call_type(handler: grpc.RpcMethodHandler[Any, Any]) -> str:
+    kinds = {
+        (False, False): "unary",
+        (False, True): "server_stream",
+        (True, False): "client_stream",
+        (True, True): "bidi_stream",
+    }
+    return kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
+
+
+def _counted_call(
+    behaviour: Any, started: Callable[[], None], ended: Callable[[str, float], None]
+) -> Any:
+    """Wrap a handler of either style: an asynchronous generator, or a coroutine."""
+
+    def code_of(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+        code = context.code()
+        if isinstance(code, grpc.StatusCode):
+            return code.name
+        return grpc.StatusCode.OK.name if not code else _CODE_NAMES.get(code, "UNKNOWN")
+
+    if inspect.isasyncgenfunction(behaviour):
+
+        async def generator(
+            request: Any, context: grpc.aio.ServicerContext[Any, Any]
+        ) -> AsyncIterator[Any]:
+            started()
+            begin = time.perf_counter()
+            failed = True
+            try:
+                async for response in behaviour(request, context):
+                    yield response
+                failed = False
+            finally:
+                ended(_code_after(code_of(context), failed), begin)
+
+        return generator
+
+    async def coroutine(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        started()
+        begin = time.perf_counter()
+        failed = True
+        try:
+            response = await behaviour(request, context)
+            failed = False
+            return response
+        finally:
+            ended(_code_after(code_of(context), failed), begin)
+
+    return coroutine
+
+
+def _code_after(code: str, failed: bool) -> str:
+    # A call that ended by an exception without a status of its own was cancelled or broke.
+    return "CANCELLED" if failed and code == grpc.StatusCode.OK.name else code
+
+
+_CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
