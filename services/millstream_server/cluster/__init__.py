@@ -1,1 +1,1 @@
-"""What every node knows of its cluster: the followed image, its own session, the public metadata service."""
+"""What a node knows of its cluster: the followed image, its session, the metadata service."""

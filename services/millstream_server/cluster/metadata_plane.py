@@ -1,6 +1,7 @@
 """What a node's services may ask of the metadata plane, as a protocol. ``ClusterView`` keeps it."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from millstream_raft.delta import Delta
@@ -52,3 +53,47 @@ class MetadataPlane(Protocol):
 
     async def describe_quorum(self) -> pb.DescribeQuorumResponse:
         """The quorum as one of its nodes sees it. Raises ServiceError UNAVAILABLE."""
+
+
+class NodePlane(MetadataPlane, Protocol):
+    """The metadata plane as brokers and coordinators use it: with a session of their own."""
+
+    @property
+    def node_epoch(self) -> int:
+        """Epoch of this node's registration, 0 before the first one (invariant 3)."""
+
+    def in_session(self) -> bool:
+        """True within the session, counted by this node's own monotonic clock from the send of
+        the last answered heartbeat (invariant 3). Outside of it a leader answers nothing that
+        claims to be the newest, and a coordinator answers nothing."""
+
+    async def wait_registered(self, *, timeout_ms: int | None = None) -> int:
+        """The node epoch, once this node's own image holds its registration, unfenced.
+
+        Raises ServiceError TIMED_OUT, or what refused the registration: NODE_ID_IN_USE or
+        CLUSTER_MISMATCH.
+        """
+
+    async def drain(self, *, timeout_ms: int) -> bool:
+        """Tell the controller that this node wants to stop. True once it leads nothing and owns no
+        shard any more in its own image; False after ``timeout_ms``."""
+
+    def report_log_dir_offline(self) -> None:
+        """Tell the controller that the log directory failed: this start of the process leads
+        nothing any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRegistration:
+    """What a node registers with, beside its identity. Given to ``ClusterView``."""
+
+    # Random id of the log directory, 16 bytes; empty for nodes without one.
+    directory_id: bytes = b""
+    # Node epoch held before the last stop, 0 for none, and whether that stop was clean.
+    previous_epoch: int = 0
+    clean_shutdown: bool = False
+    # Awaited with the node epoch before the first heartbeat under it, hence before anything is
+    # served under it: a broker makes the epoch durable here (invariant 7).
+    on_registered: Callable[[int], Awaitable[None]] | None = None
+    # Called when the controller ended the session (fenced, or replaced); registration is retried.
+    on_session_lost: Callable[[], None] | None = None
