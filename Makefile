@@ -28,3 +28,19 @@ proto: setup ## Generate the Python code of the protos
 .PHONY: fmt
 fmt: setup ## Format the code and mend what the linter can mend
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+.PHONY: check
+check: setup ## Run every static check: format, lint, types, imports, protos, manifests, dashboards, tidy
+	@tests/check/run $(BIN)
+
+.PHONY: test
+test: setup ## Run the whole test suite
+	@$(BIN)/python -m pytest
+
+.PHONY: test-unit
+test-unit: setup ## Run the fast tests only
+	@$(BIN)/python -m pytest tests/unit
+
+.PHONY: dashboards
+dashboards: setup ## Generate the Grafana dashboards from code
+	@$(BIN)/python deploy/grafana/generate.py deploy/grafana
