@@ -101,7 +101,8 @@ def throughput_row(board: dashboard.Dashboard) -> dashboard.Dashboard:
     produce = f'{CLUSTER},api="produce"'
     duration = "millstream_request_duration_seconds"
     stage = "millstream_request_stage_seconds"
-    mean = f"{rate_by('stage', stage + '_sum', produce)} / {rate_by('stage', stage + '_count', produce)}"
+    total, calls = (rate_by("stage", stage + part, produce) for part in ("_sum", "_count"))
+    mean = f"{total} / {calls}"
     return (
         board.with_row(dashboard.Row("Throughput"))
         .with_panel(graph("Records", "short", "Records a second.", *flow("records")))
