@@ -14,8 +14,8 @@ from millstream_raft.consensus import (
 
 
 class InstantConsensus:
-    """See ``Consensus``. ``lead`` and ``depose`` change the leadership by hand; ``outcomes_to_lose``
-    proposals are applied but end in OutcomeUnknown."""
+    """See ``Consensus``. ``lead`` and ``depose`` change the leadership by hand; the next
+    ``outcomes_to_lose`` proposals are applied but end in OutcomeUnknown."""
 
     def __init__(self, state_machine: StateMachine, *, node_id: int = 1, lead: bool = True) -> None:
         self.state_machine = state_machine
