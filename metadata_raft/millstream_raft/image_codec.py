@@ -1,0 +1,245 @@
+"""The image as bytes and back: snapshots on disk, and the start of every watch.
+
+A snapshot is one ``ImageSnapshot`` message. Its topics are kept serialised inside the image, each
+partition likewise inside its topic, so that writing a snapshot joins bytes instead of walking all
+partitions. Repeated fields may stand anywhere in a Protobuf message, which is what allows the join.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from google.protobuf.message import DecodeError
+
+from millstream_raft.image import (
+    FLUSH_FSYNC,
+    FLUSH_PAGE_CACHE,
+    Image,
+    NodeState,
+    PartitionState,
+    RequestSession,
+    ShardLease,
+    TopicState,
+)
+from millstream_server.v1 import metadata_command_pb2 as pb
+
+# Tags of length-delimited fields: field number << 3 | 2.
+_SNAPSHOT_TOPIC = bytes([12 << 3 | 2])
+_TOPIC_PARTITION = bytes([5 << 3 | 2])
+
+
+class CorruptImageError(ValueError):
+    """The bytes are not a snapshot, or contradict themselves."""
+
+
+def encode_image(image: Image) -> bytes:
+    """The image as a serialised ``ImageSnapshot``; equal images give equal bytes."""
+    head = pb.ImageSnapshot(
+        version=image.version,
+        cluster_id=image.cluster_id,
+        metadata_version=image.metadata_version,
+        controller_id=image.controller_id,
+        controller_epoch=image.controller_epoch,
+        next_node_epoch=image.next_node_epoch,
+        next_producer_id=image.next_producer_id,
+        next_session_id=image.next_session_id,
+        nodes=[_node_record(image.nodes[node_id]) for node_id in sorted(image.nodes)],
+        shards=[_shard_record(lease) for lease in image.shards],
+        sessions=[_session_record(image.sessions[key]) for key in sorted(image.sessions)],
+    )
+    pieces = [head.SerializeToString()]
+    for topic_id in sorted(image.topics):
+        _append_field(pieces, _SNAPSHOT_TOPIC, image.topics[topic_id].encoded)
+    return b"".join(pieces)
+
+
+def decode_image(data: bytes) -> Image:
+    """The image of ``encode_image``. Raises CorruptImageError."""
+    try:
+        snapshot = pb.ImageSnapshot.FromString(data)
+    except DecodeError as error:
+        raise CorruptImageError(f"not an image: {error}") from None
+    topics = {record.topic_id: _topic_of(record) for record in snapshot.topics}
+    image = Image(
+        version=snapshot.version,
+        cluster_id=snapshot.cluster_id,
+        metadata_version=snapshot.metadata_version,
+        controller_id=snapshot.controller_id,
+        controller_epoch=snapshot.controller_epoch,
+        next_node_epoch=snapshot.next_node_epoch,
+        next_producer_id=snapshot.next_producer_id,
+        next_session_id=snapshot.next_session_id,
+        nodes={record.node_id: _node_of(record) for record in snapshot.nodes},
+        topics=topics,
+        topic_ids={topic.name: topic_id for topic_id, topic in topics.items()},
+        shards=tuple(_lease_of(number, record) for number, record in enumerate(snapshot.shards)),
+        sessions={record.session_id: _session_of(record) for record in snapshot.sessions},
+    )
+    if len(image.topics) != len(snapshot.topics) or len(image.topic_ids) != len(image.topics):
+        raise CorruptImageError("two topics share an id or a name")
+    return image
+
+
+def sealed_partition(partition: PartitionState) -> PartitionState:
+    """The partition with its serialised form; every partition in an image is sealed."""
+    record = pb.PartitionRecord(
+        number=partition.number,
+        leader_id=partition.leader_id or 0,
+        leader_epoch=partition.leader_epoch,
+        partition_epoch=partition.partition_epoch,
+        replica_ids=partition.replicas,
+        in_sync_replica_ids=partition.isr,
+        eligible_leader_replica_ids=partition.elr,
+        last_known_eligible_leader_ids=partition.last_known_elr,
+        min_isr=partition.min_isr,
+        page_cache=partition.flush_mode == FLUSH_PAGE_CACHE,
+        fsync_after_node_epoch=partition.fsync_after_node_epoch,
+        recovering=partition.recovering,
+    )
+    return replace(partition, encoded=record.SerializeToString())
+
+
+def sealed_topic(topic: TopicState) -> TopicState:
+    """The topic with its serialised form, joined from those of its partitions."""
+    head = pb.TopicRecord(
+        name=topic.name,
+        topic_id=topic.topic_id,
+        internal=topic.internal,
+        configs=[
+            pb.ConfigRecord(key=key, value=topic.configs[key]) for key in sorted(topic.configs)
+        ],
+    )
+    pieces = [head.SerializeToString()]
+    for partition in topic.partitions:
+        _append_field(pieces, _TOPIC_PARTITION, partition.encoded)
+    return replace(topic, encoded=b"".join(pieces))
+
+
+def _append_field(pieces: list[bytes], tag: bytes, value: bytes) -> None:
+    length = len(value)
+    varint = bytearray()
+    while length > 127:
+        varint.append(length & 127 | 128)
+        length >>= 7
+    varint.append(length)
+    pieces += (tag, bytes(varint), value)
+
+
+def _topic_of(record: pb.TopicRecord) -> TopicState:
+    partitions = tuple(_partition_of(one) for one in record.partitions)
+    if any(one.number != number for number, one in enumerate(partitions)):
+        raise CorruptImageError(f"the partitions of {record.name!r} are not numbered from 0")
+    return sealed_topic(
+        TopicState(
+            name=record.name,
+            topic_id=record.topic_id,
+            internal=record.internal,
+            configs={config.key: config.value for config in record.configs},
+            partitions=partitions,
+        )
+    )
+
+
+def _partition_of(record: pb.PartitionRecord) -> PartitionState:
+    return PartitionState(
+        number=record.number,
+        leader_id=record.leader_id or None,
+        leader_epoch=record.leader_epoch,
+        partition_epoch=record.partition_epoch,
+        replicas=tuple(record.replica_ids),
+        isr=tuple(record.in_sync_replica_ids),
+        elr=tuple(record.eligible_leader_replica_ids),
+        last_known_elr=tuple(record.last_known_eligible_leader_ids),
+        min_isr=record.min_isr,
+        flush_mode=FLUSH_PAGE_CACHE if record.page_cache else FLUSH_FSYNC,
+        fsync_after_node_epoch=record.fsync_after_node_epoch,
+        recovering=record.recovering,
+        encoded=record.SerializeToString(),
+    )
+
+
+def _node_record(node: NodeState) -> pb.NodeRecord:
+    return pb.NodeRecord(
+        node_id=node.node_id,
+        epoch=node.epoch,
+        incarnation_id=node.incarnation_id,
+        roles=sorted(node.roles),
+        host=node.host,
+        port=node.port,
+        rack=node.rack,
+        version=node.version,
+        directory_id=node.directory_id,
+        fenced=node.fenced,
+        shutting_down=node.shutting_down,
+        log_dir_offline=node.log_dir_offline,
+        clean_shutdown=node.clean_shutdown,
+        served_epoch=node.served_epoch,
+        registered_version=node.registered_version,
+    )
+
+
+def _node_of(record: pb.NodeRecord) -> NodeState:
+    return NodeState(
+        node_id=record.node_id,
+        epoch=record.epoch,
+        incarnation_id=record.incarnation_id,
+        roles=frozenset(record.roles),
+        host=record.host,
+        port=record.port,
+        rack=record.rack,
+        version=record.version,
+        directory_id=record.directory_id,
+        fenced=record.fenced,
+        shutting_down=record.shutting_down,
+        log_dir_offline=record.log_dir_offline,
+        clean_shutdown=record.clean_shutdown,
+        served_epoch=record.served_epoch,
+        registered_version=record.registered_version,
+    )
+
+
+def _shard_record(lease: ShardLease) -> pb.ShardRecord:
+    return pb.ShardRecord(
+        owner_id=lease.owner_id or 0, shard_epoch=lease.shard_epoch, producer_id=lease.producer_id
+    )
+
+
+def _lease_of(number: int, record: pb.ShardRecord) -> ShardLease:
+    return ShardLease(
+        shard=number,
+        owner_id=record.owner_id or None,
+        shard_epoch=record.shard_epoch,
+        producer_id=record.producer_id,
+    )
+
+
+def _session_record(session: RequestSession) -> pb.SessionRecord:
+    return pb.SessionRecord(
+        session_id=session.session_id,
+        forgotten_sequence=session.forgotten_sequence,
+        used_version=session.used_version,
+        replies=[
+            pb.ReplyRecord(sequence=sequence, reply=reply) for sequence, reply in session.replies
+        ],
+    )
+
+
+def _session_of(record: pb.SessionRecord) -> RequestSession:
+    return RequestSession(
+        session_id=record.session_id,
+        forgotten_sequence=record.forgotten_sequence,
+        replies=tuple((reply.sequence, reply.reply) for reply in record.replies),
+        used_version=record.used_version,
+    )
+
+
+def image_chunks(data: bytes, chunk_bytes_max: int) -> Iterable[bytes]:
+    """A serialised image cut into pieces of at most ``chunk_bytes_max``; at least one piece."""
+    if not data:
+        yield b""
+    for start in range(0, len(data), chunk_bytes_max):
+        yield data[start : start + chunk_bytes_max]
+
+
+def sorted_configs(configs: Mapping[str, str]) -> dict[str, str]:
+    """The configuration in the order in which it is stored."""
+    return {key: configs[key] for key in sorted(configs)}
