@@ -4,6 +4,8 @@ The gRPC interceptor counts calls and, through the (de)serialisers, messages; it
 no wrapper to streams.
 """
 
+from __future__ import annotations
+
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
