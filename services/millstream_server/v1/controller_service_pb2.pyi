@@ -545,6 +545,12 @@ class DescribeQuorumResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     QUORUM_FIELD_NUMBER: _builtins.int
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    LAST_INDEX_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.str
+    """Id of the cluster that the answering node's folder belongs to."""
+    last_index: _builtins.int
+    """Index of the last entry in the answering node's own log."""
     @_builtins.property
     def quorum(self) -> _metadata_service_pb2.DescribeQuorumResponse:
         """As this node sees it."""
@@ -553,10 +559,12 @@ class DescribeQuorumResponse(_message.Message):
         self,
         *,
         quorum: _metadata_service_pb2.DescribeQuorumResponse | None = ...,
+        cluster_id: _builtins.str = ...,
+        last_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["quorum", b"quorum"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["quorum", b"quorum"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "last_index", b"last_index", "quorum", b"quorum"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
