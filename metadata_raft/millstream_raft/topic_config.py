@@ -94,13 +94,6 @@ _KEYS = (
         words=(FLUSH_FSYNC, FLUSH_PAGE_CACHE),
     ),
     _number(
-        "max.compaction.lag.ms",
-        _INT64_MAX,
-        1,
-        _INT64_MAX,
-        "Longest time that a record stays uncompacted, milliseconds.",
-    ),
-    _number(
         "max.message.bytes",
         1024 * 1024,
         1024,
@@ -112,20 +105,6 @@ _KEYS = (
         "CreateTime",
         "Whose time a record has: the producer's, or that of the append.",
         words=("CreateTime", "LogAppendTime"),
-    ),
-    _number(
-        "min.cleanable.dirty.percent",
-        50,
-        0,
-        100,
-        "Part of the log that must be uncompacted before compaction runs, percent.",
-    ),
-    _number(
-        "min.compaction.lag.ms",
-        0,
-        0,
-        _INT64_MAX,
-        "Shortest time that a record stays uncompacted, milliseconds.",
     ),
     _number(
         "min.insync.replicas",
@@ -198,11 +177,8 @@ class TopicSettings:
     cleanup_compact: bool
     delete_retention_ms: int
     flush_mode: str
-    max_compaction_lag_ms: int
     max_message_bytes: int
     log_append_time: bool
-    min_cleanable_dirty_percent: int
-    min_compaction_lag_ms: int
     min_insync_replicas: int
     retention_bytes: int
     retention_ms: int
@@ -230,11 +206,8 @@ def settings(configs: Mapping[str, str], defaults: Mapping[str, str]) -> TopicSe
         cleanup_compact="compact" in policy,
         delete_retention_ms=int(values["delete.retention.ms"]),
         flush_mode=str(values["flush.mode"]),
-        max_compaction_lag_ms=int(values["max.compaction.lag.ms"]),
         max_message_bytes=int(values["max.message.bytes"]),
         log_append_time=values["message.timestamp.type"] == "LogAppendTime",
-        min_cleanable_dirty_percent=int(values["min.cleanable.dirty.percent"]),
-        min_compaction_lag_ms=int(values["min.compaction.lag.ms"]),
         min_insync_replicas=int(values["min.insync.replicas"]),
         retention_bytes=int(values["retention.bytes"]),
         retention_ms=int(values["retention.ms"]),

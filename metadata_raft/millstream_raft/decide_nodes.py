@@ -1,0 +1,124 @@
+"""Decisions about registrations and sessions. Pure, like ``decide.py``."""
+
+from collections.abc import Sequence
+
+from millstream_raft.image import Image, NodeState
+from millstream_raft.refusal import Refused
+from millstream_server.v1 import controller_service_pb2 as pb
+from millstream_server.v1 import metadata_command_pb2 as command_pb
+
+Commands = tuple[command_pb.MetadataCommand, ...]
+
+# The wire's numbers of ``millstream.v1.NodeRole``.
+ROLE_NAMES = {1: "broker", 2: "metadata", 3: "coordinator"}
+
+
+def decide_registration(
+    image: Image, registration: pb.Registration, *, predecessor_is_dead: bool
+) -> Commands:
+    """Register a node; nothing to commit when this incarnation is registered already.
+
+    A live registration of another incarnation is fenced first when it is known to be dead, and
+    refused with NODE_ID_IN_USE otherwise (invariant 3). Raises Refused.
+    """
+    if registration.cluster_id != image.cluster_id:
+        raise Refused(
+            "CLUSTER_MISMATCH",
+            f"the node belongs to cluster {registration.cluster_id!r}, this is "
+            f"{image.cluster_id!r}: it has a data folder or a metadata address of another cluster",
+        )
+    known = image.nodes.get(registration.node_id)
+    if known is not None and known.incarnation_id == registration.incarnation_id:
+        return ()
+    commands = []
+    if known is not None and not known.fenced:
+        if not predecessor_is_dead:
+            raise Refused(
+                "NODE_ID_IN_USE",
+                f"node id {registration.node_id} is in use by the node at "
+                f"{known.host}:{known.port}, until its session ends",
+            )
+        commands.append(fence(known))
+    commands.append(
+        command_pb.MetadataCommand(
+            register_node=command_pb.RegisterNode(
+                node_id=registration.node_id,
+                incarnation_id=registration.incarnation_id,
+                roles=sorted(
+                    ROLE_NAMES.get(role, f"role {role}") for role in set(registration.roles)
+                ),
+                host=registration.host,
+                port=registration.port,
+                rack=registration.rack,
+                version=registration.version,
+                directory_id=registration.directory_id,
+                previous_epoch=registration.previous_epoch,
+                clean_shutdown=registration.clean_shutdown,
+            )
+        )
+    )
+    return tuple(commands)
+
+
+def decide_heartbeat(node: NodeState, heartbeat: pb.NodeHeartbeat) -> Commands:
+    """What a heartbeat of a registered node asks to be committed; usually nothing.
+
+    A node is unfenced once it says that its image holds its registration (invariant 3).
+    """
+    commands = []
+    if heartbeat.log_dir_offline and not node.log_dir_offline:
+        commands.append(
+            command_pb.MetadataCommand(
+                take_log_directory_offline=command_pb.TakeLogDirectoryOffline(
+                    node_id=node.node_id, node_epoch=node.epoch
+                )
+            )
+        )
+    if heartbeat.shutting_down and not node.shutting_down:
+        commands.append(
+            command_pb.MetadataCommand(
+                drain_node=command_pb.DrainNode(node_id=node.node_id, node_epoch=node.epoch)
+            )
+        )
+    stays = not heartbeat.shutting_down and not node.shutting_down
+    if node.fenced and stays and heartbeat.version >= node.registered_version:
+        commands.append(
+            command_pb.MetadataCommand(
+                unfence_node=command_pb.UnfenceNode(node_id=node.node_id, node_epoch=node.epoch)
+            )
+        )
+    return tuple(commands)
+
+
+def may_stop(image: Image, node: NodeState, version_seen: int, drained_version: int) -> bool:
+    """True if a node that wants to stop leads nothing, owns no shard, and has seen so itself.
+
+    ``version_seen`` is the node's own, ``drained_version`` one that holds the drain.
+    """
+    return (
+        node.shutting_down
+        and version_seen >= drained_version
+        and next(image.partitions_led_by(node.node_id), None) is None
+        and not image.shards_owned_by(node.node_id)
+    )
+
+
+def fence(node: NodeState) -> command_pb.MetadataCommand:
+    """The command that ends a node's session."""
+    return command_pb.MetadataCommand(
+        fence_node=command_pb.FenceNode(node_id=node.node_id, node_epoch=node.epoch)
+    )
+
+
+def expire_sessions(image: Image, idle: Sequence[int]) -> Commands:
+    """The command that ends request sessions that were not used; none if all are gone."""
+    sessions = [
+        command_pb.IdleSession(session_id=key, used_version=image.sessions[key].used_version)
+        for key in idle
+        if key in image.sessions
+    ]
+    if not sessions:
+        return ()
+    return (
+        command_pb.MetadataCommand(expire_sessions=command_pb.ExpireSessions(sessions=sessions)),
+    )

@@ -1,0 +1,209 @@
+"""The next image in the making: collects the changes of one entry, shares everything else.
+
+A builder lives for one entry. What an entry does not touch is taken over by reference; a mapping
+is copied once when it is first written to. Partitions and topics are sealed (serialised) once, at
+the end, however often they changed.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from millstream_raft.delta import Delta
+from millstream_raft.image import Image, NodeState, PartitionState, RequestSession, TopicState
+from millstream_raft.image_codec import sealed_partition, sealed_topic
+from millstream_raft.placement import lease_shards
+
+PartitionChange = Callable[[PartitionState], PartitionState]
+
+
+class ImageBuilder:
+    """Reads see the changes made so far. Scalars are plain attributes, to be written directly."""
+
+    def __init__(self, base: Image) -> None:
+        self.base = base
+        self.version = base.version
+        self.cluster_id = base.cluster_id
+        self.controller_id = base.controller_id
+        self.controller_epoch = base.controller_epoch
+        self.next_node_epoch = base.next_node_epoch
+        self.next_producer_id = base.next_producer_id
+        self.next_session_id = base.next_session_id
+        self.shards = base.shards
+        # Number that the last command handed out.
+        self.number = 0
+        self._nodes = dict(base.nodes)
+        self._sessions: dict[int, RequestSession] | None = None
+        self._topics: dict[bytes, TopicState] | None = None
+        self._topic_ids: dict[str, bytes] | None = None
+        # Partitions of the topics touched, as lists that may be written to.
+        self._partitions: dict[bytes, list[PartitionState]] = {}
+        self._changed_topics: set[bytes] = set()
+        self._changed_nodes: set[int] = set()
+        self._changed_partitions: set[tuple[bytes, int]] = set()
+        self._removed_topics: list[TopicState] = []
+
+    @property
+    def nodes(self) -> dict[int, NodeState]:
+        """Registrations by node id. Write by ``put_node`` only."""
+        return self._nodes
+
+    def put_node(self, node: NodeState) -> None:
+        """Add or replace a registration."""
+        self._nodes[node.node_id] = node
+        self._changed_nodes.add(node.node_id)
+
+    def session(self, session_id: int) -> RequestSession | None:
+        """An open session."""
+        sessions = self.base.sessions if self._sessions is None else self._sessions
+        return sessions.get(session_id)
+
+    def session_count(self) -> int:
+        """Number of open sessions."""
+        return len(self.base.sessions if self._sessions is None else self._sessions)
+
+    def put_session(self, session: RequestSession) -> None:
+        """Add or replace a session."""
+        self._own_sessions()[session.session_id] = session
+
+    def drop_session(self, session_id: int) -> None:
+        """End an open session."""
+        del self._own_sessions()[session_id]
+
+    def topic(self, topic_id: bytes) -> TopicState | None:
+        """A topic; its ``partitions`` may be old: see ``partitions``."""
+        topics = self.base.topics if self._topics is None else self._topics
+        return topics.get(topic_id)
+
+    def has_name(self, name: str) -> bool:
+        """True if a topic has this name."""
+        return name in (self.base.topic_ids if self._topic_ids is None else self._topic_ids)
+
+    def partitions(self, topic_id: bytes) -> tuple[PartitionState, ...] | list[PartitionState]:
+        """The partitions of a known topic, by number."""
+        own = self._partitions.get(topic_id)
+        if own is not None:
+            return own
+        topic = self.topic(topic_id)
+        return topic.partitions if topic is not None else ()
+
+    def put_topic(self, topic: TopicState, partitions: list[PartitionState] | None = None) -> None:
+        """Add a topic, or replace it; ``partitions`` unless they stay as they are."""
+        self._own_topics()[topic.topic_id] = topic
+        self._own_topic_ids()[topic.name] = topic.topic_id
+        self._changed_topics.add(topic.topic_id)
+        if partitions is not None:
+            known = len(self.partitions(topic.topic_id))
+            self._partitions[topic.topic_id] = partitions
+            self._changed_partitions.update(
+                (topic.topic_id, number) for number in range(known, len(partitions))
+            )
+
+    def remove_topic(self, topic: TopicState) -> None:
+        """Remove a known topic."""
+        del self._own_topics()[topic.topic_id]
+        del self._own_topic_ids()[topic.name]
+        self._partitions.pop(topic.topic_id, None)
+        self._changed_topics.discard(topic.topic_id)
+        self._changed_partitions = {
+            key for key in self._changed_partitions if key[0] != topic.topic_id
+        }
+        if (before := self.base.topics.get(topic.topic_id)) is not None:
+            self._removed_topics.append(before)
+
+    def put_partition(self, topic_id: bytes, partition: PartitionState) -> None:
+        """Replace a partition of a known topic."""
+        own = self._partitions.get(topic_id)
+        if own is None:
+            own = self._partitions[topic_id] = list(self.partitions(topic_id))
+        own[partition.number] = partition
+        self._changed_topics.add(topic_id)
+        self._changed_partitions.add((topic_id, partition.number))
+
+    def change_partitions_of(self, node_id: int, change: PartitionChange) -> None:
+        """Apply ``change`` to every partition with a replica on the node."""
+        for topic_id, partition in list(self._partitions_of(node_id)):
+            changed = change(partition)
+            if changed is not partition:
+                self.put_partition(topic_id, changed)
+
+    def lease_shards(self) -> None:
+        """Give every shard an owner that is able, evenly, after coordinators came or went."""
+        if self.shards:
+            self.shards = lease_shards(self.shards, self._nodes)
+
+    def build(self) -> tuple[Image, Delta]:
+        """The next image, and what it changed."""
+        for topic_id in self._changed_topics:
+            topic = self._own_topics()[topic_id]
+            own = self._partitions.get(topic_id)
+            if own is not None:
+                known = self.base.topics.get(topic_id)
+                before = known.partitions if known is not None else ()
+                topic = replace(topic, partitions=tuple(_sealed(own, before)))
+            self._own_topics()[topic_id] = sealed_topic(topic)
+        base = self.base
+        image = replace(
+            base,
+            version=self.version,
+            cluster_id=self.cluster_id,
+            controller_id=self.controller_id,
+            controller_epoch=self.controller_epoch,
+            next_node_epoch=self.next_node_epoch,
+            next_producer_id=self.next_producer_id,
+            next_session_id=self.next_session_id,
+            nodes=self._nodes if self._changed_nodes else base.nodes,
+            topics=base.topics if self._topics is None else self._topics,
+            topic_ids=base.topic_ids if self._topic_ids is None else self._topic_ids,
+            shards=self.shards,
+            sessions=base.sessions if self._sessions is None else self._sessions,
+        )
+        return image, self._delta(image)
+
+    def _delta(self, image: Image) -> Delta:
+        before = self.base.shards
+        return Delta(
+            previous=self.base,
+            image=image,
+            changed_node_ids=frozenset(self._changed_nodes),
+            changed_topic_ids=frozenset(self._changed_topics),
+            removed_topics=tuple(self._removed_topics),
+            changed_partitions=frozenset(self._changed_partitions),
+            changed_shards=frozenset(
+                lease.shard
+                for lease in image.shards
+                if lease.shard >= len(before) or lease != before[lease.shard]
+            ),
+            controller_changed=image.controller_epoch != self.base.controller_epoch,
+        )
+
+    def _partitions_of(self, node_id: int) -> Iterator[tuple[bytes, PartitionState]]:
+        topics = self.base.topics if self._topics is None else self._topics
+        for topic_id in topics:
+            for partition in self.partitions(topic_id):
+                if node_id in partition.replicas:
+                    yield topic_id, partition
+
+    def _own_topics(self) -> dict[bytes, TopicState]:
+        if self._topics is None:
+            self._topics = dict(self.base.topics)
+        return self._topics
+
+    def _own_topic_ids(self) -> dict[str, bytes]:
+        if self._topic_ids is None:
+            self._topic_ids = dict(self.base.topic_ids)
+        return self._topic_ids
+
+    def _own_sessions(self) -> dict[int, RequestSession]:
+        if self._sessions is None:
+            self._sessions = dict(self.base.sessions)
+        return self._sessions
+
+
+def _sealed(
+    partitions: list[PartitionState], before: tuple[PartitionState, ...]
+) -> Iterator[PartitionState]:
+    for number, partition in enumerate(partitions):
+        if number < len(before) and partition is before[number]:
+            yield partition
+        else:
+            yield sealed_partition(partition)
