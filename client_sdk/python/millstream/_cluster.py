@@ -122,6 +122,8 @@ class ClusterCache:
     def __init__(self) -> None:
         self.cluster_id = ""
         self.version = 0
+        # True once a first message has arrived.
+        self.known = False
         self.nodes: dict[int, NodeInfo] = {}
         self.topics: dict[str, TopicInfo] = {}
         self.topics_by_id: dict[bytes, TopicInfo] = {}
@@ -159,6 +161,7 @@ class ClusterCache:
                 removed.append(self._drop(self.topics[name], version))
             self.missing[name] = version
         self.version = max(self.version, version)
+        self.known = True
         change = ClusterChange(version, tuple(changed), tuple(removed), missing, nodes_changed)
         for listener in tuple(self._listeners):
             listener(change)

@@ -297,7 +297,7 @@ def _known_name(table: type[ClientConfig], name: str, *, from_mapping: bool = Fa
 
 def describe_keys(client: str) -> Iterator[tuple[str, str, str]]:
     """(dotted name, default, documentation) of every key of "producer", "consumer" or "admin"."""
-    for field in fields(CLIENTS[client]):
-        default = field.default
+    for entry in fields(CLIENTS[client]):
+        default = entry.default
         shown = ",".join(default) if isinstance(default, tuple) else str(default)
-        yield dotted(field.name), shown, field.metadata["documentation"]
+        yield dotted(entry.name), shown, entry.metadata["documentation"]

@@ -5,10 +5,17 @@ Pure: time comes in as milliseconds, chance as a ``random.Random``-like source.
 
 from typing import Protocol
 
-from millstream._errors import MillstreamError, TimedOutError
+from millstream._errors import (
+    MillstreamError,
+    TimedOutError,
+    UnknownPartitionError,
+    UnknownTopicError,
+)
 
 _JITTER = 0.2
 _DOUBLINGS_MAX = 30
+# Retriable for streams, which go by metadata that may be old; to a unary call they are an answer.
+_ANSWERS = (UnknownTopicError, UnknownPartitionError)
 
 
 class Chance(Protocol):
@@ -62,7 +69,8 @@ class Attempts:
         self._indeterminate = self._indeterminate or error.indeterminate
         delay = max(self._backoff.next_ms(), error.retry_after_ms)
         out_of_time = now_ms + delay >= self.deadline_ms
-        if not error.retriable or out_of_time or self._backoff.failures > self._retries:
+        spent = out_of_time or self._backoff.failures > self._retries
+        if spent or not error.retriable or isinstance(error, _ANSWERS):
             error.indeterminate = self._indeterminate
             raise error
         if error.indeterminate and not repeatable:
