@@ -1,0 +1,7 @@
+"""``python -m millstream_server.cli``: the same as the script ``millstream``."""
+
+import sys
+
+from millstream_server.cli.main import main
+
+sys.exit(main())

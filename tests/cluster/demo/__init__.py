@@ -1,0 +1,2 @@
+"""``make demo``: real log lines through a cluster of separate processes, and proof that nothing was
+lost, duplicated, reordered or left uncommitted."""
