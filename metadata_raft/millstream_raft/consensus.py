@@ -148,8 +148,8 @@ class Consensus(Protocol):
         """Set the listener. Must be called before ``start``."""
 
     async def start(self) -> None:
-        """Load what the disk holds and take part. Raises RaftDirectoryError (see ``identity.py``)
-        or a subclass when the folder must not be used."""
+        """Load what the disk holds and take part. Raises a RaftDirectoryError (see
+        ``directory_errors.py``) when the folder must not be used."""
 
     async def stop(self) -> None:
         """Leave cleanly; waiting proposals end as NotProposed, those under way as

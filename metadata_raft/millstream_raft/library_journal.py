@@ -1,0 +1,64 @@
+"""The journal and the vote in the words that PySyncObj uses for them."""
+
+from typing import Any
+
+from millstream_raft.journal import Journal
+from millstream_raft.raft_messages import LogEntry
+from millstream_raft.vote import VoteFile
+
+
+class LibraryJournal:
+    """What the library takes for its ``Journal``."""
+
+    def __init__(self, journal: Journal, votes: VoteFile) -> None:
+        self._journal = journal
+        self._votes = votes
+        self._entries = journal.entries
+        self._boundary: list[LogEntry] | None = None
+
+    def add(self, command: bytes, idx: int, term: int) -> None:
+        entry = LogEntry(command, idx, term)
+        if self._boundary is None:
+            self._journal.append(entry)
+            return
+        self._boundary.append(entry)  # clear, add, add: the library begins at a snapshot
+        if len(self._boundary) == 2:
+            previous, last = self._boundary
+            self._boundary = None
+            self._journal.restart_at(previous, last)
+
+    def clear(self) -> None:
+        self._boundary = []
+
+    def deleteEntriesFrom(self, position: int) -> None:
+        self._journal.truncate_from(position)
+
+    def deleteEntriesTo(self, position: int) -> None:
+        self._journal.trim_to(position)
+
+    def __getitem__(self, item: Any) -> Any:
+        return self._entries[item]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def setRaftCommitIndex(self, index: int) -> None:
+        self._journal.sync()  # what is called committed here is on this disk
+
+    def getRaftCommitIndex(self) -> int:
+        return 1  # learned anew from the leader; nothing is applied on an old word
+
+    def setCurrentTerm(self, term: int, voted_for: int | None) -> None:
+        self._votes.store(term, voted_for)
+
+    def getCurrentTerm(self) -> int:
+        return self._votes.term
+
+    def getVotedForNodeId(self) -> int | None:
+        return self._votes.voted_for
+
+    def onOneSecondTimer(self) -> None:
+        pass
+
+    def _destroy(self) -> None:
+        self._journal.close()
