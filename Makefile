@@ -44,3 +44,25 @@ test-unit: setup ## Run the fast tests only
 .PHONY: dashboards
 dashboards: setup ## Generate the Grafana dashboards from code
 	@$(BIN)/python deploy/grafana/generate.py deploy/grafana
+
+# Programs that print figures. Their last line of stdout is one JSON object.
+
+.PHONY: demo
+demo: setup ## Ship real logs through a cluster of eight processes: RECORDS LOGS KEEP KILL DEMO_TAMPER
+	@$(BIN)/python -m tests.cluster.demo
+
+.PHONY: bench
+bench: setup ## Rates, CPU and latency of the public API: RECORDS REPEAT SECONDS MODES
+	@$(BIN)/python -m tests.benchmarks.bench
+
+.PHONY: crash-embedded
+crash-embedded: setup ## kill -9 of the embedded node while producing: ROUNDS SEED
+	@$(BIN)/python -m tests.campaigns.crash_embedded
+
+.PHONY: restart
+restart: setup ## Start-up after kill -9 with a small and a large log: MEGABYTES
+	@$(BIN)/python -m tests.campaigns.restart
+
+.PHONY: idle
+idle: setup ## CPU and memory of the embedded node and of the demo's cluster at rest: SECONDS
+	@$(BIN)/python -m tests.campaigns.idle
