@@ -1,0 +1,183 @@
+"""The partitions on this broker, and what they share: disk, session, clocks, limits, counters."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from millstream_server.broker.config import BrokerConfig
+from millstream_server.broker.counters import BrokerCounters
+from millstream_server.broker.refusal import Refusal
+from millstream_server.broker.replica import Replica, is_disk_full, refusal_of
+from millstream_server.cluster.metadata_plane import NodePlane
+from millstream_server.runtime.ports import Clock, Executor, T
+from millstream_server.storage.directory import LogDirectory
+from millstream_server.storage.errors import StorageError
+from millstream_server.storage.writer import DirectoryWriter
+
+_log = structlog.get_logger()
+
+
+class ReadPool:
+    """Threads for reads of older data; a job goes to the one with the least to do."""
+
+    def __init__(self, executors: Sequence[Executor]) -> None:
+        self._executors = executors
+
+    def submit(
+        self, job: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
+    ) -> None:
+        """See ``Executor``."""
+        min(self._executors, key=lambda executor: executor.pending()).submit(job, done)
+
+    def close(self) -> None:
+        """Finish the jobs submitted so far, then end."""
+        for executor in self._executors:
+            executor.close()
+
+
+class HostedPartitions:
+    """All replicas by (topic id, partition)."""
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        node_id: int,
+        *,
+        clock: Clock,
+        counters: BrokerCounters,
+        cluster: NodePlane,
+        directory: LogDirectory,
+        writer: DirectoryWriter,
+        reads: ReadPool,
+        checks: Executor,
+    ) -> None:
+        self.config = config
+        self.node_id = node_id
+        self.clock = clock
+        self.counters = counters
+        self.cluster = cluster
+        self.directory = directory
+        self.writer = writer
+        self.reads = reads
+        # One thread: the payloads of compressed batches are checked there, in order.
+        self.checks = checks
+        self.replicas: dict[tuple[bytes, int], Replica] = {}
+        # The whole log directory failed; nothing here works any more (invariant 32).
+        self.offline: StorageError | None = None
+        self._disk_full_until_ms = 0
+        self._disk_full_message = ""
+        self._expecting: dict[Replica, None] = {}
+        self._expiry_timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self.loop_time = self._loop.time
+
+    def find(self, topic_id: bytes, partition: int) -> Replica:
+        """The replica if it may serve as leader. Raises Refusal with the reason if not."""
+        replica = self.replicas.get((topic_id, partition))
+        if replica is not None:
+            replica.check_readable()
+            return replica
+        image = self.cluster.image
+        topic = image.topics.get(topic_id)
+        if topic is None:
+            raise Refusal("UNKNOWN_TOPIC", f"there is no topic with id {topic_id.hex()}")
+        state = image.partition(topic_id, partition)
+        if state is None:
+            raise Refusal(
+                "UNKNOWN_PARTITION",
+                f"topic {topic.name!r} has no partition {partition}, only {len(topic.partitions)}",
+            )
+        if state.leader_id is None:
+            raise Refusal("LEADER_NOT_AVAILABLE", "the partition has no leader at present")
+        if state.leader_id == self.node_id:
+            raise Refusal("LEADER_NOT_AVAILABLE", "the leader is opening the partition")
+        raise Refusal("NOT_LEADER", f"node {state.leader_id} leads the partition")
+
+    def newest_epoch(self, topic_id: bytes, partition: int) -> int:
+        """Newest leader epoch known here; 0 for a partition that is not known."""
+        replica = self.replicas.get((topic_id, partition))
+        state = self.cluster.image.partition(topic_id, partition)
+        return max(
+            replica.state.leader_epoch if replica is not None else 0,
+            state.leader_epoch if state is not None else 0,
+        )
+
+    def check_session(self) -> None:
+        """Refuse outside of the session: another leader may exist already (invariant 3)."""
+        if not self.cluster.in_session():
+            raise Refusal(
+                "NOT_LEADER", "this broker has lost touch with the controller; it may be replaced"
+            )
+
+    # The disk
+
+    def check_disk(self) -> None:
+        """Refuse at once while the disk is known to be full."""
+        if self._disk_full_until_ms > self.clock.monotonic_ms():
+            raise Refusal(
+                "DISK_FULL", self._disk_full_message, retry_after_ms=self.config.disk_retry_ms
+            )
+
+    def note_failure(self, replica: Replica, error: StorageError) -> Refusal:
+        """Draw the consequences of an error of the storage; returns what to tell the caller."""
+        refusal = refusal_of(error)
+        if is_disk_full(error):
+            now_ms = self.clock.monotonic_ms()
+            if now_ms >= self._disk_full_until_ms:
+                _log.warning("disk is full, appends are refused", error=str(error))
+            self._disk_full_until_ms = now_ms + self.config.disk_retry_ms
+            self._disk_full_message = str(error)
+            refusal.retry_after_ms = self.config.disk_retry_ms
+        elif self.directory.offline_reason is not None:
+            self.go_offline(self.directory.offline_reason)
+        elif replica.log.failure is not None:
+            _log.error(
+                "log is offline",
+                topic=replica.state.topic,
+                partition=replica.state.number,
+                error=str(replica.log.failure),
+            )
+            replica.deliver(replica.state.fail_waiting(refusal_of(replica.log.failure)))
+            replica.lose_readers(refusal_of(replica.log.failure))
+        return refusal
+
+    def go_offline(self, error: StorageError) -> None:
+        """The log directory failed: lead nothing, acknowledge nothing any more (invariant 32)."""
+        if self.offline is not None:
+            return
+        self.offline = error
+        _log.error("log directory is offline", error=str(error))
+        self.cluster.report_log_dir_offline()
+        for replica in self.replicas.values():
+            replica.deliver(replica.state.fail_waiting(refusal_of(error)))
+            replica.lose_readers(refusal_of(error))
+
+    # Deadlines of waiting appends
+
+    def expect_expiry(self, replica: Replica) -> None:
+        """An append of the replica waits: look at its deadline now and then."""
+        self._expecting[replica] = None
+        if self._expiry_timer is None:
+            self._arm_expiry()
+
+    def _arm_expiry(self) -> None:
+        self._expiry_timer = self._loop.call_later(
+            self.config.expiry_interval_ms / 1000, self._expire
+        )
+
+    def _expire(self) -> None:
+        self._expiry_timer = None
+        now_ms = self.clock.monotonic_ms()
+        for replica in tuple(self._expecting):
+            replica.deliver(replica.state.expire(now_ms))
+            if not replica.state.waiting:
+                self._expecting.pop(replica, None)
+        if self._expecting:
+            self._arm_expiry()
+
+    def close(self) -> None:
+        """Stop the timer."""
+        if self._expiry_timer is not None:
+            self._expiry_timer.cancel()
+            self._expiry_timer = None

@@ -1,0 +1,253 @@
+"""Brings the replicas in line with the image: which logs exist here, and which are led.
+
+Changes are collected by the partitions they touch and worked off by one task, one after another,
+so that the newest image counts and the disk is never asked for two things of one log at once.
+Data is never removed because the metadata lacks it: only a deletion that was seen as such takes a
+log out of use, and what was set aside stays on the disk for a while.
+"""
+
+import asyncio
+from functools import partial
+
+import structlog
+
+from millstream_raft.delta import Delta
+from millstream_raft.image import Image, PartitionState, TopicState
+from millstream_raft.topic_config import TopicSettings, settings
+from millstream_server.broker.hosted import HostedPartitions
+from millstream_server.broker.jobs import run_job
+from millstream_server.broker.log_settings import log_config
+from millstream_server.broker.partition import Partition, Role
+from millstream_server.broker.refusal import Refusal
+from millstream_server.broker.replica import Replica
+from millstream_server.runtime.ports import Executor
+from millstream_server.storage.errors import StorageError
+
+_log = structlog.get_logger()
+_Key = tuple[bytes, int]
+
+
+class ImageFollower:
+    """Follows the image for one broker. Everything runs on the event loop but disk work."""
+
+    def __init__(self, hosted: HostedPartitions, upkeep: Executor) -> None:
+        self._hosted = hosted
+        self._upkeep = upkeep
+        self._node_id = hosted.node_id
+        # In the order in which they changed.
+        self._changed: dict[_Key, None] = {}
+        self._removed: list[TopicState] = []
+        self._wake = asyncio.Event()
+        # Monotonic times at which logs were set aside and not removed yet.
+        self.set_aside_ms: list[int] = []
+        self._orphans_told = False
+
+    def image_changed(self, delta: Delta) -> None:
+        """Note what a step of the image touches. A subscriber of the cluster."""
+        touched = set(delta.changed_partitions)
+        if self._node_id in delta.changed_node_ids:
+            for topic, state in delta.image.partitions_of_node(self._node_id):
+                touched.add((topic.topic_id, state.number))
+        for topic_id in delta.changed_topic_ids:
+            touched.update(key for key in self._hosted.replicas if key[0] == topic_id)
+        for topic in delta.removed_topics:
+            if delta.reset:  # the image lacks it; that alone is no deletion
+                touched.update(key for key in self._hosted.replicas if key[0] == topic.topic_id)
+            else:
+                self._removed.append(topic)
+        self._changed.update(dict.fromkeys(sorted(touched)))
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work off what changed, until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            removed, self._removed = self._removed, []
+            for topic in removed:
+                await self._delete(topic)
+            while self._changed:
+                key = next(iter(self._changed))
+                del self._changed[key]
+                try:
+                    await self._align(key)
+                except StorageError as error:
+                    self._storage_failed(key, error)
+            self._tell_orphans()
+
+    @property
+    def image(self) -> Image:
+        """The newest image."""
+        return self._hosted.cluster.image
+
+    def _registered(self) -> bool:
+        """True once the image holds this broker's own registration (invariant 3)."""
+        node = self.image.node(self._node_id)
+        epoch = self._hosted.cluster.node_epoch
+        return node is not None and epoch > 0 and node.epoch == epoch and not node.fenced
+
+    async def _align(self, key: _Key) -> None:
+        topic = self.image.topics.get(key[0])
+        state = self.image.partition(*key)
+        replica = self._hosted.replicas.get(key)
+        if topic is None or state is None or self._node_id not in state.replicas:
+            if replica is not None:
+                self._drop(replica)
+            return
+        if self._hosted.offline is not None or not self._registered():
+            if replica is not None and state.leader_id != self._node_id:
+                self._follow(replica, state)
+            return
+        if replica is None:
+            replica = await self._open(topic, state)
+        else:
+            self._configure(replica, topic)
+        if state.leader_id == self._node_id:
+            await self._lead(replica, state)
+        else:
+            self._follow(replica, state)
+
+    def _settings(self, topic: TopicState) -> TopicSettings:
+        return settings(topic.configs, self._hosted.config.topic_defaults)
+
+    async def _open(self, topic: TopicState, state: PartitionState) -> Replica:
+        chosen = self._settings(topic)
+        config = log_config(self._hosted.config.log_defaults, chosen, topic, state)
+        directory = self._hosted.directory
+        key = (topic.topic_id, state.number)
+        log = directory.logs.get(key)
+        if log is None:
+            log = await run_job(self._upkeep, partial(directory.create_log, *key, config))
+        else:
+            log.configure(config)
+        replica = Replica(
+            Partition(topic.topic_id, topic.name, state.number, self._node_id),
+            log,
+            chosen,
+            self._hosted.counters.topic(topic.name),
+            self._hosted,
+        )
+        replica.internal = topic.internal
+        self._hosted.replicas[key] = replica
+        return replica
+
+    def _configure(self, replica: Replica, topic: TopicState) -> None:
+        chosen = self._settings(topic)
+        state = topic.partitions[replica.state.number]
+        config = log_config(self._hosted.config.log_defaults, chosen, topic, state)
+        if config != replica.log.config:
+            replica.log.configure(config)
+        replica.settings = chosen
+
+    async def _lead(self, replica: Replica, state: PartitionState) -> None:
+        own = replica.state
+        if replica.log.failure is not None:
+            return
+        if own.role in (Role.LEADING, Role.STARTING) and own.leader_epoch == state.leader_epoch:
+            replica.deliver(own.update(state))
+            self._sync_if_behind(replica)
+            return
+        log = replica.log
+        replica.deliver(own.elect(state, log.end_offset, log.synced_end_offset))
+        begun: asyncio.Future[tuple[int | None, StorageError | None]] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self._hosted.writer.begin_epoch(
+            log, state.leader_epoch, lambda *result: begun.set_result(result)
+        )
+        start_offset, error = await begun
+        if error is not None:
+            raise error
+        assert start_offset is not None
+        replica.deliver(own.begin_epoch(state.leader_epoch, start_offset, log.synced_end_offset))
+        self._sync_if_behind(replica)
+        _log.info(
+            "leading",
+            topic=own.topic,
+            partition=own.number,
+            leader_epoch=own.leader_epoch,
+            end_offset=own.end_offset,
+        )
+
+    def _sync_if_behind(self, replica: Replica) -> None:
+        """In fsync mode everything written before it must be synced once (invariant 10)."""
+        log, own = replica.log, replica.state
+        if not own.fsync or log.synced_end_offset >= log.end_offset:
+            return
+
+        def synced(_: object, error: StorageError | None) -> None:
+            if error is not None:
+                self._hosted.note_failure(replica, error)
+            elif own.leading:
+                replica.deliver(own.written(log.written_end_offset, log.synced_end_offset))
+
+        self._hosted.writer.run(log, log.flush, synced)
+
+    def _follow(self, replica: Replica, state: PartitionState) -> None:
+        own = replica.state
+        led = own.role in (Role.LEADING, Role.STARTING)
+        replica.deliver(own.follow(state) if state.leader_id is not None else own.resign(state))
+        if led:
+            _log.info("leading no more", topic=own.topic, partition=own.number)
+        replica.lose_readers(
+            Refusal(
+                "NOT_LEADER",
+                f"node {state.leader_id} leads the partition"
+                if state.leader_id is not None
+                else "the partition has no leader at present",
+            )
+        )
+
+    def _drop(self, replica: Replica) -> None:
+        """The partition is no longer here; its data stays."""
+        own = replica.state
+        self._hosted.replicas.pop((own.topic_id, own.number), None)
+        replica.deliver(own.resign(None))
+        replica.lose_readers(Refusal("UNKNOWN_TOPIC", "the topic or partition is gone"))
+
+    async def _delete(self, topic: TopicState) -> None:
+        """A topic was deleted: take its logs out of use; they are removed after a while."""
+        for number in range(len(topic.partitions)):
+            key = (topic.topic_id, number)
+            replica = self._hosted.replicas.get(key)
+            if replica is not None:
+                self._drop(replica)
+            if key not in self._hosted.directory.logs:
+                continue
+            try:
+                await run_job(self._upkeep, partial(self._hosted.directory.set_aside_log, *key))
+            except StorageError as error:
+                self._storage_failed(key, error)
+                continue
+            self.set_aside_ms.append(self._hosted.clock.monotonic_ms())
+            _log.info("log set aside", topic=topic.name, partition=number)
+        self._hosted.counters.topics.pop(topic.name, None)
+
+    def _storage_failed(self, key: _Key, error: StorageError) -> None:
+        replica = self._hosted.replicas.get(key)
+        _log.error("partition cannot be served", key=f"{key[0].hex()}-{key[1]}", error=str(error))
+        if replica is not None:
+            self._hosted.note_failure(replica, error)
+        elif self._hosted.directory.offline_reason is not None:
+            self._hosted.go_offline(self._hosted.directory.offline_reason)
+
+    def _tell_orphans(self) -> None:
+        if self._orphans_told or not self._registered():
+            return
+        self._orphans_told = True
+        for topic_id, number in self.orphans():
+            _log.warning(
+                "log without metadata is kept, not served",
+                topic_id=topic_id.hex(),
+                partition=number,
+            )
+
+    def orphans(self) -> list[_Key]:
+        """Logs of partitions that the image does not know, or not here."""
+        image = self.image
+        found = []
+        for key in self._hosted.directory.logs:
+            state = image.partition(*key)
+            if state is None or self._node_id not in state.replicas:
+                found.append((key[0], key[1]))
+        return found

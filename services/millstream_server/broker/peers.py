@@ -1,0 +1,54 @@
+"""Calls to the other brokers: one channel per node, opened on first use (one-hop proxying)."""
+
+from collections.abc import Callable
+
+import grpc
+
+from millstream.v1 import broker_service_pb2_grpc as pb_grpc
+from millstream_raft.image import Image
+from millstream_server.runtime.errors import ServiceError
+
+_CHANNELS_MAX = 256
+_MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+_OPTIONS = (
+    ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", _MESSAGE_BYTES_MAX),
+    # A restarted broker must be found again at once, not after the default two minutes.
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+)
+
+
+def open_plaintext_channel(address: str) -> grpc.aio.Channel:
+    """A channel without encryption."""
+    return grpc.aio.insecure_channel(address, options=_OPTIONS)
+
+
+class Peers:
+    """Stubs of the other brokers by node id; a node that moved gets a new channel."""
+
+    def __init__(
+        self, open_channel: Callable[[str], grpc.aio.Channel] = open_plaintext_channel
+    ) -> None:
+        self._open_channel = open_channel
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    def stub(self, image: Image, node_id: int) -> pb_grpc.BrokerServiceAsyncStub:
+        """Stub of a broker. Raises ServiceError LEADER_NOT_AVAILABLE if it is not registered."""
+        node = image.node(node_id)
+        if node is None:
+            raise ServiceError("LEADER_NOT_AVAILABLE", f"node {node_id} is not registered")
+        host = f"[{node.host}]" if ":" in node.host else node.host
+        address = f"{host}:{node.port}"
+        channel = self._channels.get(address)
+        if channel is None:
+            if len(self._channels) >= _CHANNELS_MAX:
+                raise ServiceError("THROTTLED", "too many brokers are forwarded to")
+            channel = self._channels[address] = self._open_channel(address)
+        return pb_grpc.BrokerServiceStub(channel)
+
+    async def close(self) -> None:
+        """Close the channels; calls in flight fail."""
+        channels, self._channels = list(self._channels.values()), {}
+        for channel in channels:
+            await channel.close()
