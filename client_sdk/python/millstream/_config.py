@@ -119,7 +119,7 @@ class ProducerConfig(ClientConfig):
         256 * 1024, "Send a batch when it has so many bytes, before compression.", minimum=1
     )
     max_request_size: int = key(
-        1024 * 1024, "Largest record, and target size of one request, bytes.", minimum=1_024
+        1024 * 1024, "Largest record: key, value and headers, bytes.", minimum=1_024
     )
     buffer_memory: int = key(
         32 * 1024 * 1024, "Bytes of records that may wait for their answer.", minimum=16 * 1024
