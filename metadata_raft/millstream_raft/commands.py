@@ -58,6 +58,8 @@ def _apply(image: Image, entry: pb.MetadataEntry) -> Applied:
         if known is not None:
             result = pb.MetadataEntryResult(version=image.version, reply=known)
             return Applied(image, Delta(image, image), result)
+    if not entry.commands:  # every effect steps the version, so that followers can count
+        raise Refused("INVALID_REQUEST", "an entry without commands")
     elected = [one for one in entry.commands if one.WhichOneof("kind") == "controller_elected"]
     if elected and len(entry.commands) > 1:
         raise Refused("INVALID_REQUEST", "an election stands alone in its entry")
@@ -70,7 +72,7 @@ def _apply(image: Image, entry: pb.MetadataEntry) -> Applied:
     for command in entry.commands:
         builder.version += 1
         _apply_command(builder, command)
-    reply = _finished_reply(entry.reply, builder) if entry.reply else b""
+    reply = _finished_reply(entry.reply, builder)
     if request_id is not None:
         _remember(builder, request_id.session_id, request_id.sequence, reply)
     number = builder.number

@@ -90,14 +90,10 @@ def decide_heartbeat(node: NodeState, heartbeat: pb.NodeHeartbeat) -> Commands:
     return tuple(commands)
 
 
-def may_stop(image: Image, node: NodeState, version_seen: int, drained_version: int) -> bool:
-    """True if a node that wants to stop leads nothing, owns no shard, and has seen so itself.
-
-    ``version_seen`` is the node's own, ``drained_version`` one that holds the drain.
-    """
+def may_stop(image: Image, node: NodeState) -> bool:
+    """True if a node that wants to stop leads nothing and owns no shard."""
     return (
         node.shutting_down
-        and version_seen >= drained_version
         and next(image.partitions_led_by(node.node_id), None) is None
         and not image.shards_owned_by(node.node_id)
     )

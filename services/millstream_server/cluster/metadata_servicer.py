@@ -1,0 +1,301 @@
+"""The public ``MetadataService``: every node serves it from its own image and forwards writes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from millstream.v1 import metadata_service_pb2 as public
+from millstream.v1 import metadata_service_pb2_grpc as public_grpc
+from millstream_raft import topic_config
+from millstream_raft.delta import Delta
+from millstream_raft.image import Image, TopicState, shard_of_group
+from millstream_server.cluster.cluster_watch import ClusterWatch
+from millstream_server.cluster.config import ClusterConfig
+from millstream_server.cluster.metadata_plane import MetadataPlane
+from millstream_server.cluster.public_messages import node_message, node_messages, topic_message
+from millstream_server.runtime.errors import ServiceError, abort
+from millstream_server.v1 import controller_service_pb2 as pb
+
+SERVICE_NAME = public.DESCRIPTOR.services_by_name["MetadataService"].full_name
+Context = grpc.aio.ServicerContext[Any, Any]
+_PAGE_SIZE_DEFAULT = 1_000
+_PAGE_SIZE_MAX = 10_000
+_GROUP_ID_BYTES_MAX = 255
+_DESCRIBED_TOPICS_MAX = 10_000
+# Left of the caller's deadline, so that the caller hears the reason rather than its own clock.
+_DEADLINE_MARGIN_MS = 50
+
+
+class MetadataServicer(public_grpc.MetadataServiceServicer):
+    """Served by every node. ``voters`` names the metadata nodes, which do not register."""
+
+    def __init__(
+        self, plane: MetadataPlane, config: ClusterConfig, voters: tuple[tuple[int, str], ...]
+    ) -> None:
+        self._plane = plane
+        self._config = config
+        self._voters = voters
+        self._watches: set[asyncio.Future[None]] = set()
+        self._stopped = False
+
+    def register(self, server: grpc.aio.Server) -> list[str]:
+        """Add the service; its full name."""
+        public_grpc.add_MetadataServiceServicer_to_server(self, server)
+        return [str(SERVICE_NAME)]
+
+    def stop(self) -> None:
+        """End all watches with NODE_SHUTTING_DOWN, so that clients go elsewhere at once."""
+        self._stopped = True
+        for ended in self._watches:
+            if not ended.done():
+                ended.set_result(None)
+
+    async def WatchCluster(
+        self, request: public.WatchClusterRequest, context: Context
+    ) -> AsyncIterator[public.WatchClusterResponse]:
+        """See the proto."""
+        try:
+            async for response in self._watch(request):
+                yield response
+        except ServiceError as error:
+            await abort(context, error)
+
+    async def DescribeCluster(
+        self, request: public.DescribeClusterRequest, context: Context
+    ) -> public.DescribeClusterResponse:
+        """See the proto."""
+        image = await self._read(request.consistency, context)
+        return public.DescribeClusterResponse(
+            cluster_id=image.cluster_id,
+            version=image.version,
+            controller_id=image.controller_id or None,
+            controller_epoch=image.controller_epoch,
+            nodes=node_messages(image, self._voters),
+        )
+
+    async def ListTopics(
+        self, request: public.ListTopicsRequest, context: Context
+    ) -> public.ListTopicsResponse:
+        """See the proto. A page token is the name of the last topic of the page before."""
+        image = await self._read(request.consistency, context)
+        size = min(request.page_size or _PAGE_SIZE_DEFAULT, _PAGE_SIZE_MAX)
+        names = sorted(
+            name
+            for name, topic_id in image.topic_ids.items()
+            if name > request.page_token
+            and (request.include_internal or not image.topics[topic_id].internal)
+        )
+        page = names[:size]
+        return public.ListTopicsResponse(
+            topics=[topic_message(image.topics[image.topic_ids[name]]) for name in page],
+            next_page_token=page[-1] if len(names) > size else "",
+            version=image.version,
+        )
+
+    async def DescribeTopics(
+        self, request: public.DescribeTopicsRequest, context: Context
+    ) -> public.DescribeTopicsResponse:
+        """See the proto."""
+        try:
+            if len(request.names) + len(request.topic_ids) > _DESCRIBED_TOPICS_MAX:
+                raise ServiceError("INVALID_REQUEST", f"more than {_DESCRIBED_TOPICS_MAX} topics")
+            image = await self._read(request.consistency, context)
+            topics = [_topic_by_name(image, name) for name in request.names]
+            topics += [_topic_by_id(image, topic_id) for topic_id in request.topic_ids]
+        except ServiceError as error:
+            await abort(context, error)
+        return public.DescribeTopicsResponse(
+            topics=[topic_message(topic) for topic in topics], version=image.version
+        )
+
+    async def OpenRequestSession(
+        self, request: public.OpenRequestSessionRequest, context: Context
+    ) -> public.OpenRequestSessionResponse:
+        """See the proto."""
+        write = pb.ExecuteRequest(open_request_session=request)
+        return (await self._write(write, context)).open_request_session
+
+    async def CreateTopic(
+        self, request: public.CreateTopicRequest, context: Context
+    ) -> public.CreateTopicResponse:
+        """See the proto."""
+        write = pb.ExecuteRequest(create_topic=request)
+        return (await self._write(write, context)).create_topic
+
+    async def DeleteTopic(
+        self, request: public.DeleteTopicRequest, context: Context
+    ) -> public.DeleteTopicResponse:
+        """See the proto."""
+        write = pb.ExecuteRequest(delete_topic=request)
+        return (await self._write(write, context)).delete_topic
+
+    async def CreatePartitions(
+        self, request: public.CreatePartitionsRequest, context: Context
+    ) -> public.CreatePartitionsResponse:
+        """See the proto."""
+        write = pb.ExecuteRequest(create_partitions=request)
+        return (await self._write(write, context)).create_partitions
+
+    async def DescribeConfigs(
+        self, request: public.DescribeConfigsRequest, context: Context
+    ) -> public.DescribeConfigsResponse:
+        """See the proto."""
+        image = await self._read(request.consistency, context)
+        try:
+            topic = _topic_by_name(image, request.topic)
+        except ServiceError as error:
+            await abort(context, error)
+        response = public.DescribeConfigsResponse(version=image.version)
+        defaults = self._config.topic_configs
+        for key, value in topic_config.effective(topic.configs, defaults).items():
+            source = public.CONFIG_SOURCE_DEFAULT
+            if key in topic.configs:
+                source = public.CONFIG_SOURCE_TOPIC
+            elif key in defaults:
+                source = public.CONFIG_SOURCE_CLUSTER
+            response.entries.add(
+                key=key,
+                value=value,
+                source=source,
+                documentation=topic_config.TOPIC_CONFIG_KEYS[key].documentation,
+            )
+        return response
+
+    async def AlterConfigs(
+        self, request: public.AlterConfigsRequest, context: Context
+    ) -> public.AlterConfigsResponse:
+        """See the proto."""
+        write = pb.ExecuteRequest(alter_configs=request)
+        return (await self._write(write, context)).alter_configs
+
+    async def AllocateProducerId(
+        self, request: public.AllocateProducerIdRequest, context: Context
+    ) -> public.AllocateProducerIdResponse:
+        """See the proto."""
+        write = pb.ExecuteRequest(allocate_producer_id=request)
+        return (await self._write(write, context)).allocate_producer_id
+
+    async def FindCoordinator(
+        self, request: public.FindCoordinatorRequest, context: Context
+    ) -> public.FindCoordinatorResponse:
+        """See the proto."""
+        try:
+            group_id_bytes = len(request.group_id.encode())
+            if not 0 < group_id_bytes <= _GROUP_ID_BYTES_MAX:
+                raise ServiceError(
+                    "INVALID_GROUP_ID", f"group_id is {group_id_bytes} bytes long, not 1 to 255"
+                )
+            image = self._plane.image
+            if not image.shards:
+                image = await self._with_offsets_topic(context)
+            shard = shard_of_group(request.group_id, len(image.shards))
+            lease = image.shards[shard]
+            owner = image.node(lease.owner_id)
+            if owner is None:
+                raise ServiceError(
+                    "COORDINATOR_LOADING", f"no coordinator owns shard {shard} at present"
+                )
+        except ServiceError as error:
+            await abort(context, error)
+        return public.FindCoordinatorResponse(
+            node=node_message(owner), shard=shard, shard_epoch=lease.shard_epoch
+        )
+
+    async def DescribeQuorum(
+        self, request: public.DescribeQuorumRequest, context: Context
+    ) -> public.DescribeQuorumResponse:
+        """See the proto."""
+        try:
+            return (await self._plane.describe_quorum()).quorum
+        except ServiceError as error:
+            await abort(context, error)
+
+    async def _with_offsets_topic(self, context: Context) -> Image:
+        request = pb.ExecuteRequest(ensure_offsets_topic=pb.EnsureOffsetsTopic())
+        try:
+            response = await self._plane.execute(request, timeout_ms=self._left_ms(context))
+        except ServiceError as error:
+            if error.reason == "LEADER_NOT_AVAILABLE":
+                raise ServiceError("COORDINATOR_LOADING", error.message) from None
+            raise
+        image = await self._plane.wait_for_version(response.version)
+        if not image.shards:
+            raise ServiceError("COORDINATOR_LOADING", "the coordinators' topic is being made")
+        return image
+
+    async def _write(self, request: pb.ExecuteRequest, context: Context) -> pb.ExecuteResponse:
+        try:
+            return await self._plane.execute(request, timeout_ms=self._left_ms(context))
+        except ServiceError as error:
+            await abort(context, error)
+
+    async def _read(self, consistency: public.ReadConsistency, context: Context) -> Image:
+        demand = consistency.WhichOneof("demand")
+        left_ms = self._left_ms(context)
+        try:
+            if demand == "linearizable" and consistency.linearizable:
+                return await self._plane.read_barrier(timeout_ms=left_ms)
+            version = consistency.min_version if demand == "min_version" else 1
+            return await self._plane.wait_for_version(version, timeout_ms=left_ms)
+        except ServiceError as error:
+            await abort(context, error)
+
+    def _left_ms(self, context: Context) -> int:
+        remaining_s = context.time_remaining()
+        most_ms = self._config.request_timeout_ms
+        if remaining_s is None:
+            return most_ms
+        return max(1, min(most_ms, int(remaining_s * 1000) - _DEADLINE_MARGIN_MS))
+
+    async def _watch(
+        self, request: public.WatchClusterRequest
+    ) -> AsyncIterator[public.WatchClusterResponse]:
+        if len(request.topics) > self._config.watch_topics_max:
+            raise ServiceError(
+                "INVALID_REQUEST", f"a watch names at most {self._config.watch_topics_max} topics"
+            )
+        if len(self._watches) >= self._config.watches_max:
+            raise ServiceError("THROTTLED", "too many clients watch the cluster here")
+        watch = ClusterWatch(request.topics, all_topics=request.all_topics, voters=self._voters)
+        changed = asyncio.Event()
+
+        def note(delta: Delta) -> None:
+            if watch.note(delta):
+                changed.set()
+
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ended.add_done_callback(lambda _: changed.set())
+        self._watches.add(ended)
+        unsubscribe = None
+        try:
+            await self._plane.wait_for_version(1)
+            unsubscribe = self._plane.subscribe(note)
+            changed.clear()
+            yield watch.first(self._plane.image)
+            while True:
+                await changed.wait()
+                if ended.done() or self._stopped:
+                    raise ServiceError("NODE_SHUTTING_DOWN", "the node stops")
+                await asyncio.sleep(self._config.watch_gather_ms / 1000)
+                changed.clear()
+                yield watch.take(self._plane.image)
+        finally:
+            self._watches.discard(ended)
+            if unsubscribe is not None:
+                unsubscribe()
+
+
+def _topic_by_name(image: Image, name: str) -> TopicState:
+    topic = image.topic(name)
+    if topic is None:
+        raise ServiceError("UNKNOWN_TOPIC", f"topic {name!r} does not exist")
+    return topic
+
+
+def _topic_by_id(image: Image, topic_id: bytes) -> TopicState:
+    topic = image.topics.get(topic_id)
+    if topic is None:
+        raise ServiceError("UNKNOWN_TOPIC", f"no topic has the id {topic_id.hex()}")
+    return topic

@@ -1,0 +1,237 @@
+"""This node's session with the active controller.
+
+The session is counted by this node's own monotonic clock from the *send* of the last heartbeat
+that was answered (invariant 3): whatever the controller believes, this node then stops first.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+import grpc
+import structlog
+
+from millstream_server.cluster.backoff import Backoff
+from millstream_server.cluster.config import ClusterConfig
+from millstream_server.cluster.controller_client import ControllerClient
+from millstream_server.cluster.followed_image import FollowedImage
+from millstream_server.cluster.metadata_channels import MetadataChannels
+from millstream_server.cluster.metadata_plane import NodeRegistration
+from millstream_server.cluster.public_messages import role_numbers
+from millstream_server.runtime.errors import ServiceError, error_of
+from millstream_server.runtime.identity import NodeIdentity
+from millstream_server.runtime.ports import Clock
+from millstream_server.v1 import controller_service_pb2 as pb
+
+_log = structlog.get_logger()
+# The session itself is over, as opposed to the connection that carried it.
+_SESSION_OVER = frozenset({"STALE_NODE_EPOCH", "NODE_ID_IN_USE", "CLUSTER_MISMATCH"})
+_HEARTBEATS_IN_FLIGHT_MAX = 16
+
+
+class NodeSessionClient:
+    """Registers, sends heartbeats, and registers again whenever that ended."""
+
+    def __init__(
+        self,
+        identity: NodeIdentity,
+        registration: NodeRegistration,
+        followed: FollowedImage,
+        channels: MetadataChannels,
+        client: ControllerClient,
+        config: ClusterConfig,
+        clock: Clock,
+        random: random.Random,
+    ) -> None:
+        self._identity = identity
+        self._registration = registration
+        self._followed = followed
+        self._channels = channels
+        self._client = client
+        self._config = config
+        self._clock = clock
+        self._random = random
+        self._shutting_down = False
+        self._log_dir_offline = False
+        # Set to send a heartbeat before its time.
+        self._hurry = asyncio.Event()
+        self._session_until_ms: int | None = None
+        self.node_epoch = 0
+        # The controller said that this node may stop.
+        self.may_stop = False
+        # Why the last registration was refused; None while there is no such reason.
+        self.refusal: ServiceError | None = None
+
+    def in_session(self) -> bool:
+        """See ``NodePlane``."""
+        until_ms = self._session_until_ms
+        return until_ms is not None and self._clock.monotonic_ms() < until_ms
+
+    def ask_to_stop(self) -> None:
+        """Say with the next heartbeat, which is sent at once, that this node wants to stop."""
+        self._shutting_down = True
+        self._hurry.set()
+
+    def report_log_dir_offline(self) -> None:
+        """See ``NodePlane``."""
+        self._log_dir_offline = True
+        self._hurry.set()
+
+    async def run(self) -> None:
+        """Keep the session until cancelled."""
+        backoff = Backoff(
+            self._config.reconnect_ms_min, self._config.reconnect_ms_max, self._random
+        )
+        while True:
+            address = self._client.leader_address()
+            try:
+                await self._hold_session(address, backoff)
+                error = ServiceError("UNAVAILABLE", "the session stream ended")
+            except grpc.aio.AioRpcError as call_error:
+                error = error_of(call_error)
+            except (ServiceError, TimeoutError) as failure:
+                error = (
+                    failure
+                    if isinstance(failure, ServiceError)
+                    else ServiceError("TIMED_OUT", "the controller does not answer")
+                )
+            self._ended(error)
+            hinted = "leader_address" in error.metadata
+            self._client.failed(address, error)
+            await asyncio.sleep(
+                (self._config.reconnect_ms_min if hinted else backoff.next_ms()) / 1000
+            )
+
+    def _ended(self, error: ServiceError) -> None:
+        if error.reason in _SESSION_OVER:
+            was_in_session = self._session_until_ms is not None
+            self._session_until_ms = None
+            self.refusal = error if error.reason != "STALE_NODE_EPOCH" else None
+            _log.warning("session is over", error=str(error))
+            if was_in_session and self._registration.on_session_lost is not None:
+                self._registration.on_session_lost()
+        elif error.reason != "NOT_CONTROLLER":
+            _log.info("session stream ended", error=str(error))
+
+    async def _hold_session(self, address: str, backoff: Backoff) -> None:
+        call = self._channels.stub(address).NodeSession()
+        heartbeats: asyncio.Task[None] | None = None
+        try:
+            async with asyncio.timeout(self._config.call_timeout_ms / 1000):
+                await call.write(pb.NodeSessionRequest(registration=self._registration_message()))
+                response = await call.read()
+            if not isinstance(response, pb.NodeSessionResponse):
+                await _raise_status(call)
+                return
+            registered = response.registered
+            self._client.succeeded(address)
+            backoff.reset()
+            self.refusal = None
+            await self._adopt(registered)
+            sent: dict[int, int] = {}
+            heartbeats = asyncio.get_running_loop().create_task(
+                self._send_heartbeats(call, registered, sent)
+            )
+            await self._read_acks(call, registered, sent, heartbeats)
+        finally:
+            if heartbeats is not None:
+                heartbeats.cancel()
+                await asyncio.gather(heartbeats, return_exceptions=True)
+            call.cancel()
+
+    async def _adopt(self, registered: pb.Registered) -> None:
+        if self.node_epoch != registered.node_epoch:
+            if self._registration.on_registered is not None:
+                # Durable before anything is served under it (invariant 7).
+                await self._registration.on_registered(registered.node_epoch)
+            self.node_epoch = registered.node_epoch
+            _log.info("registered", node_epoch=registered.node_epoch)
+        # Not before the image holds the registration: the first heartbeat says so (invariant 3).
+        await self._followed.wait_for_version(registered.version, registered.session_timeout_ms)
+
+    async def _send_heartbeats(
+        self,
+        call: "grpc.aio.StreamStreamCall[pb.NodeSessionRequest, pb.NodeSessionResponse]",
+        registered: pb.Registered,
+        sent: dict[int, int],
+    ) -> None:
+        async for heartbeat in self._heartbeats(registered):
+            if len(sent) >= _HEARTBEATS_IN_FLIGHT_MAX:
+                return  # nobody answers; the reader ends the stream
+            sent[heartbeat.sequence] = self._clock.monotonic_ms()
+            await call.write(pb.NodeSessionRequest(heartbeat=heartbeat))
+
+    async def _heartbeats(self, registered: pb.Registered) -> AsyncIterator[pb.NodeHeartbeat]:
+        sequence = 0
+        while True:
+            self._hurry.clear()
+            sequence += 1
+            yield pb.NodeHeartbeat(
+                node_epoch=registered.node_epoch,
+                sequence=sequence,
+                version=self._followed.image.version,
+                shutting_down=self._shutting_down,
+                log_dir_offline=self._log_dir_offline,
+            )
+            try:
+                async with asyncio.timeout(registered.heartbeat_interval_ms / 1000):
+                    await self._hurry.wait()
+            except TimeoutError:
+                pass
+
+    async def _read_acks(
+        self,
+        call: "grpc.aio.StreamStreamCall[pb.NodeSessionRequest, pb.NodeSessionResponse]",
+        registered: pb.Registered,
+        sent: dict[int, int],
+        heartbeats: "asyncio.Task[None]",
+    ) -> None:
+        while True:
+            # A controller that is silent for a whole session is as good as gone: try another.
+            async with asyncio.timeout(registered.session_timeout_ms / 1000):
+                response = await call.read()
+            if not isinstance(response, pb.NodeSessionResponse):
+                await _raise_status(call)
+                return
+            if heartbeats.done():
+                raise ServiceError("UNAVAILABLE", "heartbeats cannot be sent")
+            ack = response.heartbeat_ack
+            sent_ms = sent.pop(ack.sequence, None)
+            if sent_ms is None:
+                continue
+            until_ms = sent_ms + registered.session_timeout_ms
+            self._session_until_ms = max(self._session_until_ms or 0, until_ms)
+            self.may_stop = ack.may_stop
+            if self._shutting_down and not ack.may_stop:
+                self._hurry.set()
+
+    def _registration_message(self) -> pb.Registration:
+        return pb.Registration(
+            cluster_id=self._identity.cluster_id,
+            node_id=self._identity.node_id,
+            incarnation_id=self._identity.incarnation_id,
+            roles=role_numbers(self._identity.roles),
+            host=self._identity.host,
+            port=self._identity.port,
+            rack=self._identity.rack,
+            version=self._identity.version,
+            directory_id=self._registration.directory_id,
+            previous_epoch=self._registration.previous_epoch,
+            clean_shutdown=self._registration.clean_shutdown,
+            session_timeout_ms=self._config.session_timeout_ms,
+        )
+
+
+async def _raise_status(
+    call: "grpc.aio.StreamStreamCall[pb.NodeSessionRequest, pb.NodeSessionResponse]",
+) -> None:
+    """Raises ServiceError for a call that ended with an error; returns for one that ended well."""
+    if await call.code() == grpc.StatusCode.OK:
+        return
+    error = grpc.aio.AioRpcError(
+        await call.code(),
+        await call.initial_metadata(),
+        await call.trailing_metadata(),
+        details=await call.details(),
+    )
+    raise error_of(error)
