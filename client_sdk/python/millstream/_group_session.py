@@ -1,0 +1,521 @@
+"""A member of a consumer group as a state machine: joins, heartbeats, ownership, commits.
+
+In words: a member with a subscription is SEEKING its coordinator; once found it opens a stream,
+sends a join and is JOINING; the answer makes it JOINED. A broken stream leads back to SEEKING and
+takes nothing away: the assignment is kept until the session is over by the member's own clock,
+counted from the *send* of the last answered heartbeat (invariant 25). When it is over, when the
+coordinator fences the member, or when the application does not poll for too long, everything
+owned is lost at once. A member that left because of that is AWAY until the next poll.
+
+Partitions are given up in three steps: the assignment names them no more (``Revoking``), the
+owner of this machine lets the application finish and commits, then calls ``released``, and only
+the next heartbeat, sent at once, leaves them out.
+
+Pure: time comes in as ``now_ms`` (monotonic milliseconds); ``take`` hands out what is to be done.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from millstream._errors import MillstreamError, UnknownMemberError
+from millstream._group_commits import (
+    CommitQueue,
+    CommitTicket,
+    MakeError,
+    OffsetsToCommit,
+    offset_messages,
+)
+from millstream._group_types import (
+    TRANSITIONS,
+    Assigned,
+    CloseStream,
+    Failed,
+    FindCoordinator,
+    GroupConfig,
+    GroupEvent,
+    GroupState,
+    Lost,
+    OpenStream,
+    Output,
+    Owned,
+    Revoking,
+    SendToGroup,
+)
+from millstream._record import TopicPartition
+from millstream.v1 import group_coordinator_service_pb2 as pb
+
+BACKOFF_MS_MAX = 1000
+# A coordinator that has not answered for this share of the session is given up for another try.
+_ANSWER_SHARE = 0.5
+_ACTIVE = (GroupState.SEEKING, GroupState.JOINING, GroupState.JOINED)
+
+# Reasons after which the member id is worth nothing: join again as a new member.
+_REJOIN_CODES = frozenset({"UNKNOWN_MEMBER", "FENCED_MEMBER_EPOCH"})
+# Reasons after which trying again would not help.
+_FATAL_CODES = frozenset(
+    {
+        "FENCED_INSTANCE",
+        "GROUP_FULL",
+        "INVALID_GROUP_ID",
+        "UNSUPPORTED_ASSIGNOR",
+        "PERMISSION_DENIED",
+        "UNSUPPORTED",
+        "INVALID_REQUEST",
+    }
+)
+
+
+class GroupSession:
+    """One member; see the module."""
+
+    def __init__(self, config: GroupConfig, make_error: MakeError) -> None:
+        self.config = config
+        self.state = GroupState.IDLE
+        self.member_id = ""
+        self.member_epoch = 0
+        self.owned: Owned = {}
+        self.revoking: set[TopicPartition] = set()
+        self.commits = CommitQueue(config.backoff_ms, make_error)
+        self._target: Owned = {}
+        self._topics: frozenset[str] = frozenset()
+        self._pattern = ""
+        self._stream_id = 0
+        self._outputs: list[Output] = []
+        self._correlation_id = 0
+        self._join_correlation_id = 0
+        # Send times of heartbeats not answered yet, by correlation id.
+        self._unanswered: dict[int, int] = {}
+        self._session_timeout_ms = config.session_timeout_ms or 45_000
+        self._heartbeat_interval_ms = config.heartbeat_interval_ms
+        # Send time of the last answered heartbeat or join; None: no session.
+        self._renewed_at_ms: int | None = None
+        self._heartbeat_at_ms = 0
+        self._stream_since_ms = 0
+        self._retry_at_ms: int | None = None
+        self._attempts = 0
+        self._polled_at_ms = 0
+        # True while the application waits in a poll.
+        self.polling = False
+        self._topics_sent: frozenset[str] = frozenset()
+
+    # --- what the owner says ----------------------------------------------------------------------
+
+    def subscribe(self, topics: Iterable[str], pattern: str, now_ms: int) -> None:
+        """Be a member that reads these topics and those that match the pattern."""
+        changed_pattern = pattern != self._pattern
+        self._topics, self._pattern = frozenset(topics), pattern
+        if self.state is GroupState.IDLE:
+            self._polled_at_ms = now_ms
+            self._go(GroupEvent.SUBSCRIBED)
+            self._seek(now_ms)
+        elif self.state is GroupState.JOINED and not changed_pattern and self._topics:
+            self._send_heartbeat(now_ms)
+        elif self.state in (GroupState.JOINED, GroupState.JOINING):
+            # A join carries the whole subscription; nothing is given up by coming back.
+            self._reconnect(now_ms)
+
+    def polled(self, now_ms: int, *, waiting: bool) -> None:
+        """The application polls, or went back to work (``waiting`` false)."""
+        self._polled_at_ms = now_ms
+        self.polling = waiting
+        if self.state is GroupState.AWAY:
+            self._go(GroupEvent.POLLED)
+            self._seek(now_ms)
+
+    def released(self, partitions: Iterable[TopicPartition], now_ms: int) -> None:
+        """Revoked partitions were committed and nothing of them is in use any more."""
+        kept: Owned = {}
+        for partition in partitions:
+            if partition not in self.revoking:
+                continue
+            self.revoking.discard(partition)
+            if self._target.get(partition) == self.owned.get(partition):
+                # Granted again meanwhile: it was never left out of a heartbeat.
+                kept[partition] = self.owned[partition]
+            else:
+                self.owned.pop(partition, None)
+        if kept:
+            self._outputs.append(Assigned(kept))
+        self._reconcile()
+        if self.state is GroupState.JOINED:
+            self._send_heartbeat(now_ms)
+
+    def commit(self, offsets: OffsetsToCommit, now_ms: int, deadline_ms: int) -> CommitTicket:
+        """Commit offsets as a member, after all earlier commits; see ``CommitTicket``."""
+        ticket = self.commits.add(offsets, deadline_ms)
+        if self.state in (GroupState.IDLE, GroupState.AWAY, GroupState.FAILED):
+            self.commits.fail_all(UnknownMemberError("this consumer is not a member of its group"))
+        self._send_commit(now_ms)
+        return ticket
+
+    def leave(self, now_ms: int, *, for_good: bool) -> None:
+        """Leave at once. A static member keeps its partitions reserved unless ``for_good``."""
+        if self.state in (GroupState.LEAVING, GroupState.IDLE):
+            return
+        connected = self.state in (GroupState.JOINED, GroupState.JOINING)
+        if connected and self.member_id:
+            temporary = bool(self.config.instance_id) and not for_good
+            self._send(leave=pb.Leave(member_id=self.member_id, temporary=temporary))
+        self._drop_ownership()
+        self.commits.fail_all(UnknownMemberError("this consumer left its group"))
+        self._retry_at_ms = None
+        self._go(GroupEvent.UNSUBSCRIBED)
+        if connected:
+            if not self.member_id:
+                self._close_stream()
+                self._go(GroupEvent.LEFT)
+            else:
+                self._retry_at_ms = now_ms + self._session_timeout_ms
+        self._forget_member()
+
+    # --- what the network says --------------------------------------------------------------------
+
+    def found(self, now_ms: int) -> None:
+        """The coordinator is known: open the stream and join."""
+        if self.state is not GroupState.SEEKING:
+            return
+        self._go(GroupEvent.FOUND)
+        self._retry_at_ms = None
+        self._stream_id += 1
+        self._stream_since_ms = now_ms
+        self._unanswered.clear()
+        self._outputs.append(OpenStream(self._stream_id))
+        config = self.config
+        self._join_correlation_id = self._send(
+            join=pb.Join(
+                group_id=config.group_id,
+                member_id=self.member_id,
+                member_epoch=self.member_epoch,
+                instance_id=config.instance_id,
+                client_id=config.client_id,
+                rack=config.rack,
+                topics=sorted(self._topics),
+                topic_pattern=self._pattern,
+                assignor=config.assignor,
+                session_timeout_ms=config.session_timeout_ms,
+                rebalance_timeout_ms=config.poll_interval_ms_max,
+                owned=by_topic(self.owned),
+            )
+        )
+        self._topics_sent = self._topics
+        self._unanswered[self._join_correlation_id] = now_ms
+
+    def not_found(self, error: MillstreamError, now_ms: int) -> None:
+        """The coordinator could not be looked up, or could not be reached."""
+        if self.state is GroupState.SEEKING:
+            self._stumble(error, now_ms)
+
+    def received(self, stream_id: int, response: pb.SessionResponse, now_ms: int) -> None:
+        """A message of the coordinator."""
+        if stream_id != self._stream_id:
+            return
+        kind = response.WhichOneof("kind")
+        if kind == "left":
+            self._close_stream()
+            if self.state is GroupState.LEAVING:
+                self._go(GroupEvent.LEFT)
+        elif self.state is GroupState.JOINING and kind == "joined":
+            self._joined(response, now_ms)
+        elif self.state is GroupState.JOINED:
+            if kind == "heartbeat_ack":
+                self._renew(response.correlation_id)
+                self._adopt_epoch(response.heartbeat_ack.member_epoch, now_ms)
+            elif kind == "assignment":
+                self._assign(response.assignment, now_ms)
+            elif kind == "commit_result":
+                results = response.commit_result.results
+                owned = self.owned.keys()
+                self.commits.answered(
+                    response.correlation_id, results, self.member_epoch, owned, now_ms
+                )
+                self._send_commit(now_ms)
+
+    def broken(self, stream_id: int, error: MillstreamError, now_ms: int) -> None:
+        """The stream ended."""
+        if stream_id != self._stream_id or self.state not in (
+            GroupState.JOINING,
+            GroupState.JOINED,
+            GroupState.LEAVING,
+        ):
+            return
+        if self.state is GroupState.LEAVING:
+            self._go(GroupEvent.BROKEN)
+            return
+        self._stumble(error, now_ms)
+
+    # --- time -------------------------------------------------------------------------------------
+
+    def tick(self, now_ms: int) -> None:
+        """Do what is due."""
+        self.check_session(now_ms)
+        if self.state is GroupState.LEAVING:
+            if self._retry_at_ms is not None and now_ms >= self._retry_at_ms:
+                self._close_stream()
+                self._go(GroupEvent.BROKEN)
+            return
+        if self._silent(now_ms):
+            self._leave_silently()
+        if self.state is GroupState.SEEKING:
+            if self._retry_at_ms is not None and now_ms >= self._retry_at_ms:
+                self._retry_at_ms = None
+                self._outputs.append(FindCoordinator())
+        elif self.state in (GroupState.JOINED, GroupState.JOINING):
+            if now_ms >= self._answer_due_ms():
+                self._reconnect(now_ms)
+            elif self.state is GroupState.JOINED:
+                if now_ms >= self._heartbeat_at_ms:
+                    self._send_heartbeat(now_ms)
+                self._send_commit(now_ms)
+        if self.commits.expire(now_ms) and self.state is GroupState.JOINED:
+            # The answer may still come; on another stream nobody waits for it.
+            self._reconnect(now_ms)
+
+    def check_session(self, now_ms: int) -> None:
+        """Lose everything if the session is over by this member's own clock (invariant 25)."""
+        end_ms = self.session_end_ms
+        if end_ms is not None and now_ms >= end_ms:
+            self._lose(UnknownMemberError("the group session timed out"))
+            self._renewed_at_ms = None
+            if self.state in (GroupState.JOINED, GroupState.JOINING):
+                self._reconnect(now_ms)
+
+    @property
+    def session_end_ms(self) -> int | None:
+        """When the partitions are lost unless a heartbeat is answered; None: there are none."""
+        if self._renewed_at_ms is None:
+            return None
+        return self._renewed_at_ms + self._session_timeout_ms
+
+    def next_tick_ms(self) -> int | None:
+        """When ``tick`` has something to do by itself; None: never."""
+        times = [self.session_end_ms, self.commits.next_expiry_ms()]
+        if self.state in (GroupState.SEEKING, GroupState.LEAVING):
+            times.append(self._retry_at_ms)
+        if self.state in (GroupState.JOINED, GroupState.JOINING):
+            times.append(self._answer_due_ms())
+        if self.state is GroupState.JOINED:
+            times.append(self._heartbeat_at_ms)
+            times.append(self.commits.retry_at_ms)
+        if not self.polling and self.state in _ACTIVE:
+            times.append(self._polled_at_ms + self.config.poll_interval_ms_max)
+        return min((time for time in times if time is not None), default=None)
+
+    def take(self) -> list[Output]:
+        """What is to be done since the last call, in order."""
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _go(self, event: GroupEvent) -> None:
+        following = TRANSITIONS.get((self.state, event))
+        if following is None:
+            raise AssertionError(f"a member that is {self.state.value} cannot be {event.value}")
+        self.state = following
+
+    def _seek(self, now_ms: int) -> None:
+        self._retry_at_ms = now_ms
+        self.tick(now_ms)
+
+    def _reconnect(self, now_ms: int) -> None:
+        """Give the stream up and come back on another one."""
+        self._close_stream()
+        self._stumble(None, now_ms)
+
+    def _stumble(self, error: MillstreamError | None, now_ms: int) -> None:
+        """A step failed: find out whether, when and as whom to try again."""
+        self._unanswered.clear()
+        self.commits.stream_ended()
+        if error is not None and error.code in _FATAL_CODES:
+            self._refuse(error)
+            return
+        if error is not None and error.code in _REJOIN_CODES:
+            self._lose(error)
+            self._forget_member()
+        self._go(GroupEvent.BROKEN)
+        delay_ms = min(BACKOFF_MS_MAX, self.config.backoff_ms << min(self._attempts, 10))
+        if error is None or (error.code in _REJOIN_CODES and self._attempts == 0):
+            delay_ms = 0
+        elif error.retry_after_ms:
+            delay_ms = max(delay_ms, error.retry_after_ms)
+        self._attempts += 1
+        self._retry_at_ms = now_ms + delay_ms
+
+    def _refuse(self, error: MillstreamError) -> None:
+        self._lose(error)
+        self._forget_member()
+        self.commits.fail_all(error)
+        self._go(GroupEvent.REFUSED)
+        self._outputs.append(Failed(error))
+
+    def _silent(self, now_ms: int) -> bool:
+        if self.polling or self.state not in _ACTIVE:
+            return False
+        return now_ms - self._polled_at_ms >= self.config.poll_interval_ms_max
+
+    def _leave_silently(self) -> None:
+        """The application does not poll: others can use its partitions better."""
+        error = UnknownMemberError(
+            f"no poll for {self.config.poll_interval_ms_max} ms (max.poll.interval.ms): "
+            "the member left its group; poll more often or raise the limit"
+        )
+        if self.state is GroupState.JOINED and self.member_id:
+            self._send(leave=pb.Leave(member_id=self.member_id, temporary=False))
+        self._close_stream()
+        self._lose(error)
+        self.commits.fail_all(error)
+        self._forget_member()
+        self._go(GroupEvent.SILENT)
+
+    def _joined(self, response: pb.SessionResponse, now_ms: int) -> None:
+        if response.correlation_id != self._join_correlation_id:
+            return
+        joined = response.joined
+        self._go(GroupEvent.ANSWERED)
+        self._attempts = 0
+        self.member_id = joined.member_id
+        self.member_epoch = joined.member_epoch
+        if joined.session_timeout_ms:
+            self._session_timeout_ms = joined.session_timeout_ms
+        intervals = (joined.heartbeat_interval_ms, self.config.heartbeat_interval_ms)
+        asked = min((interval for interval in intervals if interval), default=0)
+        self._heartbeat_interval_ms = asked or max(1, self._session_timeout_ms // 3)
+        self._renew(response.correlation_id)
+        self._heartbeat_at_ms = now_ms + self._heartbeat_interval_ms
+        if self._topics_sent != self._topics:
+            self._send_heartbeat(now_ms)
+        self._send_commit(now_ms)
+
+    def _renew(self, correlation_id: int) -> None:
+        sent_ms = self._unanswered.pop(correlation_id, None)
+        if sent_ms is None:
+            return
+        self._renewed_at_ms = max(sent_ms, self._renewed_at_ms or sent_ms)
+        # Answers come in order: whatever was sent before is answered by this one.
+        for earlier in [known for known in self._unanswered if known < correlation_id]:
+            del self._unanswered[earlier]
+
+    def _answer_due_ms(self) -> int:
+        """When the coordinator has been silent for too long to be worth waiting for."""
+        oldest = min(self._unanswered.values(), default=None)
+        if oldest is None:
+            return self._heartbeat_at_ms + self._session_timeout_ms
+        return oldest + int(self._session_timeout_ms * _ANSWER_SHARE)
+
+    def _adopt_epoch(self, member_epoch: int, now_ms: int) -> None:
+        if member_epoch > self.member_epoch:
+            self.member_epoch = member_epoch
+            self._send_commit(now_ms)
+
+    def _assign(self, assignment: pb.Assignment, now_ms: int) -> None:
+        self.member_epoch = assignment.member_epoch
+        self._target = from_topics(assignment.partitions)
+        before = dict(self.owned)
+        self._reconcile()
+        if self.owned != before:
+            self._send_heartbeat(now_ms)
+        self._send_commit(now_ms)
+
+    def _reconcile(self) -> None:
+        """Compare what is owned with what should be; an owned partition whose topic id changed is
+        given up first."""
+        added = {n: i for n, i in self._target.items() if n not in self.owned}
+        leaving = {
+            n: i
+            for n, i in self.owned.items()
+            if self._target.get(n) != i and n not in self.revoking
+        }
+        if leaving:
+            self.revoking |= leaving.keys()
+            self._outputs.append(Revoking(leaving))
+        if added:
+            self.owned.update(added)
+            self._outputs.append(Assigned(added))
+
+    def _lose(self, error: MillstreamError) -> None:
+        lost = dict(self.owned)
+        self._drop_ownership()
+        if lost:
+            self._outputs.append(Lost(lost, error))
+        self.commits.fail_all(error)
+
+    def _drop_ownership(self) -> None:
+        self.owned.clear()
+        self.revoking.clear()
+        self._target = {}
+
+    def _forget_member(self) -> None:
+        self.member_id = ""
+        self.member_epoch = 0
+        self._renewed_at_ms = None
+
+    def _send(
+        self,
+        *,
+        join: pb.Join | None = None,
+        heartbeat: pb.Heartbeat | None = None,
+        commit: pb.SessionCommit | None = None,
+        leave: pb.Leave | None = None,
+    ) -> int:
+        self._correlation_id += 1
+        request = pb.SessionRequest(
+            correlation_id=self._correlation_id,
+            join=join,
+            heartbeat=heartbeat,
+            commit=commit,
+            leave=leave,
+        )
+        self._outputs.append(SendToGroup(self._stream_id, request))
+        return self._correlation_id
+
+    def _send_heartbeat(self, now_ms: int) -> None:
+        changed = self._topics != self._topics_sent
+        correlation_id = self._send(
+            heartbeat=pb.Heartbeat(
+                member_id=self.member_id,
+                member_epoch=self.member_epoch,
+                owned=by_topic(self.owned),
+                topics=sorted(self._topics) if changed else (),
+            )
+        )
+        self._topics_sent = self._topics
+        self._unanswered[correlation_id] = now_ms
+        self._heartbeat_at_ms = now_ms + self._heartbeat_interval_ms
+
+    def _send_commit(self, now_ms: int) -> None:
+        if self.state is not GroupState.JOINED:
+            return
+        ticket = self.commits.next_to_send(now_ms)
+        if ticket is None:
+            return
+        correlation_id = self._send(
+            commit=pb.SessionCommit(
+                member_id=self.member_id,
+                member_epoch=self.member_epoch,
+                offsets=offset_messages(ticket.offsets),
+            )
+        )
+        self.commits.sent(correlation_id, self.member_epoch)
+
+    def _close_stream(self) -> None:
+        self._outputs.append(CloseStream(self._stream_id))
+        self._unanswered.clear()
+
+
+def by_topic(owned: Mapping[TopicPartition, bytes]) -> list[pb.TopicPartitions]:
+    """Partitions as the wire has them, by topic."""
+    grouped: dict[tuple[str, bytes], list[int]] = {}
+    for (topic, partition), topic_id in sorted(owned.items()):
+        grouped.setdefault((topic, topic_id), []).append(partition)
+    return [
+        pb.TopicPartitions(topic=topic, topic_id=topic_id, partitions=partitions)
+        for (topic, topic_id), partitions in grouped.items()
+    ]
+
+
+def from_topics(topics: Iterable[pb.TopicPartitions]) -> Owned:
+    """The reverse of ``by_topic``."""
+    return {
+        TopicPartition(entry.topic, partition): entry.topic_id
+        for entry in topics
+        for partition in entry.partitions
+    }
