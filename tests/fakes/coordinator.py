@@ -53,7 +53,7 @@ class FakeCoordinator(group_coordinator_service_pb2_grpc.GroupCoordinatorService
         self.refuse_joins: list[str] = []
         self._count = 0
 
-    # --- what tests do ------------------------------------------------------------------------------
+    # --- what tests do --------------------------------------------------------
 
     def drop_streams(self) -> None:
         """Break every stream; members stay."""
@@ -70,7 +70,7 @@ class FakeCoordinator(group_coordinator_service_pb2_grpc.GroupCoordinatorService
         """Spread the partitions anew."""
         self._reassign()
 
-    # --- the session --------------------------------------------------------------------------------
+    # --- the session --------------------------------------------------------
 
     async def Session(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # type: ignore[override]
         """One member's stream."""
@@ -211,7 +211,7 @@ class FakeCoordinator(group_coordinator_service_pb2_grpc.GroupCoordinatorService
             )
         )
 
-    # --- offsets ------------------------------------------------------------------------------------
+    # --- offsets --------------------------------------------------------
 
     async def FetchOffsets(self, request: Any, context: Any) -> Any:  # type: ignore[override]
         """Committed offsets."""

@@ -129,7 +129,7 @@ class FakeBroker:
         for name, count in topics.items():
             self.add_topic(name, count)
 
-    # --- what tests do ----------------------------------------------------------------------------
+    # --- what tests do --------------------------------------------------------
 
     def add_topic(self, name: str, count: int, generation: int = 0) -> None:
         """Make a topic."""
@@ -192,7 +192,7 @@ class FakeBroker:
         assert self._server is not None
         await self._server.stop(0)
 
-    # --- fetch ------------------------------------------------------------------------------------
+    # --- fetch --------------------------------------------------------
 
     async def _fetch(self, requests: AsyncIterator[pb.FetchRequest], context: Any) -> None:
         reading: dict[tuple[bytes, int], _Reading] = {}
@@ -298,7 +298,7 @@ class FakeBroker:
                 entry.truncated_offset = log.end
         await context.write(RawFetchResponse(partitions=[entry]).SerializeToString())
 
-    # --- offsets ----------------------------------------------------------------------------------
+    # --- offsets --------------------------------------------------------
 
     async def _list_offsets(self, request: pb.ListOffsetsRequest, _: Any) -> Any:
         answers = []
@@ -331,7 +331,7 @@ class FakeBroker:
                         break
         return pb.ListOffsetsResponse(answers=answers)
 
-    # --- metadata ---------------------------------------------------------------------------------
+    # --- metadata --------------------------------------------------------
 
     def node(self) -> metadata.Node:
         """This node, which does everything."""

@@ -315,7 +315,7 @@ class AsyncConsumer(ConsumerBase):
         Raises the reason of the first offset that could not be committed.
         """
         ticket = await self._begin_commit(offsets, timeout_ms)
-        await self._wait(lambda: ticket.done, None)
+        await self._wait(lambda: ticket.done, timeout_ms)
         error = ticket.first_error()
         if error is not None:
             raise error
@@ -368,7 +368,7 @@ class AsyncConsumer(ConsumerBase):
         queries.begin(self._core.lookups, self._now_ms(), deadline_ms)
         self._core.stir()
         self._pump()
-        await self._wait(lambda: queries.done, None)
+        await self._wait(lambda: queries.done, limit_ms)
         queries.check()
         return queries
 

@@ -294,6 +294,11 @@ class ConsumerCore:
         return self.fatal or self.fetcher.first_failure()
 
     @property
+    def has_events(self) -> bool:
+        """True if there is a change to tell the application."""
+        return bool(self._events)
+
+    @property
     def has_news(self) -> bool:
         """True if a waiting application should look again."""
         return bool(
