@@ -1,4 +1,4 @@
-"""`ListOffsets` and `DeleteRecords`: answered here for what this broker leads, else one hop away."""
+"""`ListOffsets` and `DeleteRecords`: answered here for what this broker leads, else forwarded."""
 
 import asyncio
 from collections.abc import Callable

@@ -33,7 +33,7 @@ class Peers:
         self._open_channel = open_channel
         self._channels: dict[str, grpc.aio.Channel] = {}
 
-    def stub(self, image: Image, node_id: int) -> pb_grpc.BrokerServiceAsyncStub:
+    def stub(self, image: Image, node_id: int) -> "pb_grpc.BrokerServiceAsyncStub":
         """Stub of a broker. Raises ServiceError LEADER_NOT_AVAILABLE if it is not registered."""
         node = image.node(node_id)
         if node is None:

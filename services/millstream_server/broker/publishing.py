@@ -1,7 +1,7 @@
 """`Publish`: plain records in, batches built here, forwarded one hop where another broker leads."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from random import Random
 from zlib import crc32
 
@@ -231,7 +231,7 @@ def _build(
 
 def _merge(
     count: int,
-    groups: Sequence[list[int]] | object,
+    groups: Collection[list[int]],
     answers: Sequence[pb.PublishResponse | BaseException],
 ) -> pb.PublishResponse:
     """Answers in the order of the records; the least durability. Groups are in the order of their
@@ -241,7 +241,7 @@ def _merge(
             raise answer
     placed: list[pb.PublishedRecord | None] = [None] * count
     durability: int = max(pb.Durability.values())
-    for indexes, answer in zip(groups, answers, strict=True):  # type: ignore[call-overload]
+    for indexes, answer in zip(groups, answers, strict=True):
         assert isinstance(answer, pb.PublishResponse)
         durability = min(durability, answer.durability)
         for index, record in zip(indexes, answer.records, strict=True):

@@ -4,6 +4,8 @@ The two hot streams have (de)serialisers of their own: `Produce` requests keep t
 bytes (``RawProduceRequest``), `Fetch` responses are bytes already. The `.proto` stays the truth.
 """
 
+from __future__ import annotations
+
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 

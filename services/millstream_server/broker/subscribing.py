@@ -6,7 +6,7 @@ Each source fills a small queue, so a slow consumer holds back the reading, not 
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 
 import grpc
 
@@ -100,7 +100,9 @@ class Subscribing:
             yield piece
 
 
-async def _merge(sources: Iterable[_Source]) -> _Source:
+async def _merge(
+    sources: Iterable[_Source],
+) -> AsyncGenerator[list[pb.SubscribedRecord], None]:
     """Whatever comes first from any source; ends when all have ended, fails when one fails."""
     queue: asyncio.Queue[list[pb.SubscribedRecord] | BaseException | None] = asyncio.Queue(
         _QUEUED_MESSAGES_MAX

@@ -150,11 +150,11 @@ def _largest_record(records: Any, count: int) -> int:
     return max(sizes)
 
 
-def _ends(column: bytes) -> array[int]:
+def _ends(column: bytes) -> Sequence[int]:
     return array("I", column)
 
 
-def _picked(of_record: array[int], ends: array[int]) -> list[int]:
+def _picked(of_record: Sequence[int], ends: Sequence[int]) -> list[int]:
     """Cumulative bytes up to each record, from cumulative headers and the ends of each header."""
     if of_record and max(of_record) > len(ends):
         raise CorruptRecordsError("header counts do not ascend")

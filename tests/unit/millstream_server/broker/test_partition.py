@@ -1,0 +1,256 @@
+"""The replica's state machine: acknowledgements, epochs, high watermark."""
+
+from dataclasses import replace
+
+import pytest
+
+from millstream_raft.image import PartitionState
+from millstream_server.broker.partition import (
+    TRANSITIONS,
+    Event,
+    IllegalTransitionError,
+    Outcome,
+    Partition,
+    Role,
+    Waiter,
+)
+from millstream_server.broker.refusal import Refusal
+
+TOPIC = bytes(16)
+ALONE = PartitionState(
+    number=0, leader_id=1, leader_epoch=5, partition_epoch=7, replicas=(1,), isr=(1,)
+)
+THREE = replace(ALONE, replicas=(1, 2, 3), isr=(1, 2, 3), min_isr=2)
+
+
+def leading(state: PartitionState = ALONE, end: int = 10) -> Partition:
+    partition = Partition(TOPIC, "logs", 0, 1)
+    partition.elect(state, end, end)
+    partition.begin_epoch(state.leader_epoch, end, end)
+    return partition
+
+
+def waiter(last_offset: int, *, acks_all: bool = True, deadline_ms: int = 1000) -> Waiter:
+    return Waiter(last_offset, 5, acks_all, deadline_ms, lambda *_: None)
+
+
+def append(partition: Partition, count: int, **options: bool) -> Waiter:
+    partition.appended(partition.end_offset + count)
+    waiting = waiter(partition.end_offset - 1, **options)
+    assert not partition.await_ack(waiting)
+    return waiting
+
+
+def refused(outcomes: list[Outcome]) -> list[str]:
+    return [outcome.failure.reason if outcome.failure else "" for outcome in outcomes]
+
+
+def test_a_new_replica_serves_nobody() -> None:
+    partition = Partition(TOPIC, "logs", 0, 1)
+    with pytest.raises(Refusal, match="LEADER_NOT_AVAILABLE"):
+        partition.check_epoch(None)
+
+
+def test_an_elected_leader_waits_for_its_epoch_to_be_durable() -> None:
+    partition = Partition(TOPIC, "logs", 0, 1)
+    partition.elect(ALONE, 10, 10)
+    with pytest.raises(Refusal, match="LEADER_NOT_AVAILABLE"):
+        partition.check_produce(5, True)
+    partition.begin_epoch(5, 10, 10)
+    partition.check_produce(5, True)
+    assert partition.epoch_start_offset == 10
+    assert partition.high_watermark == 10
+
+
+def test_a_begun_epoch_that_was_overtaken_changes_nothing() -> None:
+    partition = Partition(TOPIC, "logs", 0, 1)
+    partition.elect(ALONE, 10, 10)
+    partition.elect(replace(ALONE, leader_epoch=6, partition_epoch=8), 10, 10)
+    partition.begin_epoch(5, 10, 10)
+    assert partition.role is Role.STARTING
+
+
+def test_an_illegal_event_raises_and_changes_nothing() -> None:
+    partition = leading()
+    with pytest.raises(IllegalTransitionError):
+        partition._step(Event.EPOCH_BEGUN)
+    assert partition.role is Role.LEADING
+
+
+def test_every_role_can_be_left_and_reached() -> None:
+    for role in Role:
+        assert any(source is role for source, _ in TRANSITIONS)
+        assert role in TRANSITIONS.values()
+
+
+def test_in_fsync_mode_all_waits_for_the_sync() -> None:
+    partition = leading()
+    waiting = append(partition, 5)
+    assert partition.written(15, 12) == []
+    assert partition.high_watermark == 12
+    assert partition.written(15, 15) == [Outcome(waiting, None)]
+
+
+def test_in_page_cache_mode_the_written_end_counts() -> None:
+    partition = leading(replace(ALONE, flush_mode="page_cache"))
+    waiting = append(partition, 5)
+    assert partition.written(15, 10) == [Outcome(waiting, None)]
+    assert partition.high_watermark == 15
+
+
+def test_all_waits_for_every_in_sync_replica_and_leader_does_not() -> None:
+    partition = leading(THREE)
+    of_all = append(partition, 1)
+    of_leader = append(partition, 1, acks_all=False)
+    assert partition.written(12, 12) == [Outcome(of_leader, None)]
+    assert partition.follower_reported(2, 5, 12, 12) == []
+    assert partition.follower_reported(3, 5, 12, 10) == []  # received, not synced
+    assert partition.follower_reported(3, 5, 12, 11) == [Outcome(of_all, None)]
+    assert partition.high_watermark == 11
+
+
+def test_reports_of_another_epoch_count_for_nothing() -> None:
+    partition = leading(THREE)
+    append(partition, 1)
+    partition.written(11, 11)
+    partition.follower_reported(2, 4, 11, 11)
+    partition.follower_reported(3, 4, 11, 11)
+    assert partition.high_watermark == 0
+
+
+def test_after_an_election_the_end_is_unknown_until_the_mark_reaches_the_epoch_start() -> None:
+    partition = leading(THREE)
+    with pytest.raises(Refusal, match="OFFSET_NOT_AVAILABLE"):
+        partition.readable_end()
+    partition.follower_reported(2, 5, 10, 10)
+    partition.follower_reported(3, 5, 10, 10)
+    assert partition.readable_end() == 10
+
+
+def test_losing_leadership_fails_every_waiter_for_good() -> None:
+    partition = leading(THREE)
+    append(partition, 1)
+    append(partition, 1, acks_all=False)
+    outcomes = partition.follow(replace(THREE, leader_id=2, leader_epoch=6, partition_epoch=8))
+    assert refused(outcomes) == ["NOT_LEADER", "NOT_LEADER"]
+    assert all(outcome.failure and outcome.failure.indeterminate for outcome in outcomes)
+    # A later mark of another epoch completes nothing (invariant 11).
+    assert partition.written(12, 12) == []
+    with pytest.raises(Refusal, match="NOT_LEADER"):
+        partition.check_produce(None, True)
+
+
+def test_re_election_of_the_same_leader_fails_waiters_too() -> None:
+    partition = leading(THREE)
+    append(partition, 1)
+    outcomes = partition.elect(replace(THREE, leader_epoch=6, partition_epoch=8), 11, 11)
+    assert refused(outcomes) == ["NOT_LEADER"]
+
+
+def test_epochs_are_compared_both_ways() -> None:
+    partition = leading()
+    with pytest.raises(Refusal, match="FENCED_LEADER_EPOCH"):
+        partition.check_epoch(4)
+    with pytest.raises(Refusal, match="UNKNOWN_LEADER_EPOCH"):
+        partition.check_epoch(6)
+    partition.check_epoch(5)
+
+
+def test_below_the_minimum_all_is_refused_before_the_append() -> None:
+    partition = leading(replace(THREE, isr=(1,)))
+    with pytest.raises(Refusal, match="NOT_ENOUGH_REPLICAS") as caught:
+        partition.check_produce(None, True)
+    assert not caught.value.indeterminate
+    partition.check_produce(None, False)
+
+
+def test_falling_below_the_minimum_fails_what_waits_as_indeterminate() -> None:
+    partition = leading(THREE)
+    append(partition, 1)
+    outcomes = partition.update(replace(THREE, isr=(1,), partition_epoch=8))
+    assert refused(outcomes) == ["NOT_ENOUGH_REPLICAS_AFTER_APPEND"]
+    assert outcomes[0].failure
+    assert outcomes[0].failure.indeterminate
+
+
+def test_a_shrink_counts_when_the_image_has_it() -> None:
+    partition = leading(THREE)
+    waiting = append(partition, 1)
+    partition.written(11, 11)
+    partition.follower_reported(2, 5, 11, 11)
+    partition.propose_in_sync((1, 2))
+    assert partition.high_watermark == 0
+    outcomes = partition.update(replace(THREE, isr=(1, 2), partition_epoch=8))
+    assert outcomes == [Outcome(waiting, None)]
+
+
+def test_a_joiner_counts_from_its_proposal() -> None:
+    state = replace(THREE, isr=(1, 2))
+    partition = leading(state)
+    partition.follower_reported(2, 5, 10, 10)
+    partition.follower_reported(3, 5, 10, 10)
+    assert partition.may_join(3)
+    partition.propose_in_sync((1, 2, 3))
+    append(partition, 1)
+    partition.written(11, 11)
+    partition.follower_reported(2, 5, 11, 11)
+    assert partition.high_watermark == 10
+
+
+def test_an_older_image_is_ignored() -> None:
+    partition = leading(THREE)
+    partition.update(replace(THREE, isr=(1,), partition_epoch=6))
+    assert partition.in_sync.committed == {1, 2, 3}
+
+
+def test_deadlines_fail_only_what_is_late() -> None:
+    partition = leading(THREE)
+    partition.appended(12)
+    late, later = waiter(10, deadline_ms=100), waiter(11, deadline_ms=200)
+    partition.await_ack(late)
+    partition.await_ack(later)
+    outcomes = partition.expire(100)
+    assert [outcome.waiter for outcome in outcomes] == [late]
+    assert refused(outcomes) == ["TIMED_OUT"]
+    assert partition.waiting == 1
+
+
+def test_a_repeat_of_something_acknowledged_is_acknowledged_at_once() -> None:
+    assert leading().await_ack(waiter(9))
+
+
+def test_a_repeat_of_something_earlier_is_answered_before_what_is_later() -> None:
+    partition = leading()
+    newest = append(partition, 5)
+    repeat = waiter(11)
+    assert not partition.await_ack(repeat)
+    assert partition.written(15, 12) == [Outcome(repeat, None)]
+    assert partition.written(15, 15) == [Outcome(newest, None)]
+
+
+def test_a_failed_append_is_taken_back_alone() -> None:
+    partition = leading()
+    failed = append(partition, 5)
+    partition.cut(10)
+    assert partition.end_offset == 10
+    assert partition.forget(failed)
+    assert not partition.forget(failed)
+
+
+def test_the_mark_never_goes_back_within_an_epoch_and_never_passes_the_end() -> None:
+    partition = leading()
+    append(partition, 5)
+    partition.written(15, 15)
+    with pytest.raises(ValueError, match="below the mark"):
+        partition.cut(14)
+    with pytest.raises(ValueError, match="went back"):
+        partition.appended(14)
+    with pytest.raises(ValueError, match="passes the log end"):
+        partition.written(20, 20)
+
+
+def test_the_leader_is_never_behind_itself() -> None:
+    partition = leading(THREE)
+    partition.follower_reported(2, 5, 7, 7)
+    assert partition.lag_records(1) == 0
+    assert partition.lag_records(2) == 3
