@@ -8,7 +8,7 @@ off, and an entry never reaches the size that the library would send in pickled 
 """
 
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, NoReturn
 
 from millstream_raft.journal import Journal
 from millstream_raft.library import (
@@ -94,7 +94,8 @@ class RaftCore:
         rules: frozenset[Rule] = ALL_RULES,
     ) -> None:
         self.node_id = node_id
-        self.fail = fail_stop
+        self._fail_stop = fail_stop
+        self._failure: str | None = None
         self._journal = journal
         self._snapshots = snapshots
         self._apply, self._dump, self._restore = apply, dump, restore
@@ -115,6 +116,7 @@ class RaftCore:
                 raise UnsupportedLibrary(f"pysyncobj lacks {name}")
         if snapshots.last is not None:
             self._node._SyncObj__loadDumpFile(clearJournal=False)
+            self._fail_again()
 
     def _make_node(self, votes: VoteFile) -> Any:
         conf = library.SyncObjConf(
@@ -257,6 +259,17 @@ class RaftCore:
 
     # What the library calls.
 
+    def fail(self, reason: str) -> NoReturn:
+        """Stop the process."""
+        self._failure = reason
+        self._fail_stop(reason)
+
+    def _fail_again(self) -> None:
+        """The library swallows every exception while it loads a snapshot; a fail-stop that raises
+        instead of ending the process must not get lost there."""
+        if self._failure is not None:
+            self._fail_stop(self._failure)
+
     def apply(self, index: int, command: bytes) -> list[bytes] | None:
         """Apply a committed entry."""
         if command[:1] == bytes([KIND_NOTHING]):
@@ -303,6 +316,7 @@ class RaftCore:
             self._node._SyncObj__transport._onMessageReceived(node, to_library(message))
         finally:
             self._installing = False
+        self._fail_again()
 
     def _view(self, node: VoterNode) -> NodeView:
         term = self.term

@@ -71,6 +71,8 @@ class RaftThread:
         self._opened(driver, None)
         try:
             self._serve(driver)
+        except SystemExit:
+            return  # a fail-stop that ends this thread instead of the process
         except Exception as error:  # noqa: BLE001 - without this thread the node is a zombie
             self._fail_stop(f"the raft thread failed: {error!r}")
 

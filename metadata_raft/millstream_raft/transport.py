@@ -24,6 +24,8 @@ from millstream_server.v1 import raft_pb2_grpc
 _COALESCED_BYTES_MAX = 1 << 20
 _OVERHEAD_BYTES = 64
 _CONNECT_TIMEOUT_S = 5.0
+#: Initial metadata of a stream whose hello was accepted.
+_ACCEPTED = ("raft-hello", "accepted")
 
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     # A dead host must be noticed sooner than by TCP; a live one answers pings by itself.
@@ -175,9 +177,9 @@ class Link:
         try:
             await call.write(wire.SendMessagesRequest(hello=self._hello))
             # Answered once the hello is accepted; until then nothing may be thought delivered.
-            await asyncio.wait_for(call.initial_metadata(), _CONNECT_TIMEOUT_S)
-            if call.done():
-                return
+            greeting = await asyncio.wait_for(call.initial_metadata(), _CONNECT_TIMEOUT_S)
+            if greeting is None or _ACCEPTED not in tuple(greeting):
+                return  # a refusal has initial metadata too, but not this
             self._queue.clear()
             self._connected = True
             self._events.peer_connected(self._peer_id)
@@ -236,7 +238,7 @@ class RaftServicer(raft_pb2_grpc.RaftServiceServicer):
             if sender == 0:
                 sender = await self._accept_hello(request, context)
                 self._stream_numbers[sender] = number = self._stream_numbers[sender] + 1
-                await context.send_initial_metadata(())
+                await context.send_initial_metadata((_ACCEPTED,))
             elif self._stream_numbers[sender] != number:
                 await context.abort(grpc.StatusCode.ABORTED, "replaced by a newer stream")
             else:

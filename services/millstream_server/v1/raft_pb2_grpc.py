@@ -53,9 +53,10 @@ class RaftServiceServicer(object):
 
     def SendMessages(self, request_iterator, context):
         """Carries the messages of one voter to another, in order and at most once. Each voter opens one such stream to each of
-        the others. The server sends its initial metadata once it has accepted the hello. Ends with PERMISSION_DENIED when the
-        caller is not a voter of this cluster or is not who its certificate says, INVALID_ARGUMENT when a message is malformed,
-        ABORTED when a newer stream of the same voter replaced this one, UNAVAILABLE when the node stops.
+        the others. The server sends the initial metadata `raft-hello: accepted` once it has accepted the hello. Ends with
+        PERMISSION_DENIED when the caller is not a voter of this cluster or is not who its certificate says, INVALID_ARGUMENT
+        when a message is malformed, ABORTED when a newer stream of the same voter replaced this one, UNAVAILABLE when the node
+        stops.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

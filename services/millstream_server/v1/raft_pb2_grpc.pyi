@@ -35,9 +35,10 @@ class RaftServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RaftServiceAsyncStub: ...
     SendMessages: _grpc.StreamUnaryMultiCallable[_raft_pb2.SendMessagesRequest, _raft_pb2.SendMessagesResponse]
     """Carries the messages of one voter to another, in order and at most once. Each voter opens one such stream to each of
-    the others. The server sends its initial metadata once it has accepted the hello. Ends with PERMISSION_DENIED when the
-    caller is not a voter of this cluster or is not who its certificate says, INVALID_ARGUMENT when a message is malformed,
-    ABORTED when a newer stream of the same voter replaced this one, UNAVAILABLE when the node stops.
+    the others. The server sends the initial metadata `raft-hello: accepted` once it has accepted the hello. Ends with
+    PERMISSION_DENIED when the caller is not a voter of this cluster or is not who its certificate says, INVALID_ARGUMENT
+    when a message is malformed, ABORTED when a newer stream of the same voter replaced this one, UNAVAILABLE when the node
+    stops.
     """
     InspectLog: _grpc.UnaryUnaryMultiCallable[_raft_pb2.InspectLogRequest, _raft_pb2.InspectLogResponse]
     """Tells whether this node already has a log. `format` asks it of the other voters, so that the lost disk of one node is
@@ -51,9 +52,10 @@ class RaftServiceAsyncStub(RaftServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     SendMessages: _aio.StreamUnaryMultiCallable[_raft_pb2.SendMessagesRequest, _raft_pb2.SendMessagesResponse]  # type: ignore[assignment]
     """Carries the messages of one voter to another, in order and at most once. Each voter opens one such stream to each of
-    the others. The server sends its initial metadata once it has accepted the hello. Ends with PERMISSION_DENIED when the
-    caller is not a voter of this cluster or is not who its certificate says, INVALID_ARGUMENT when a message is malformed,
-    ABORTED when a newer stream of the same voter replaced this one, UNAVAILABLE when the node stops.
+    the others. The server sends the initial metadata `raft-hello: accepted` once it has accepted the hello. Ends with
+    PERMISSION_DENIED when the caller is not a voter of this cluster or is not who its certificate says, INVALID_ARGUMENT
+    when a message is malformed, ABORTED when a newer stream of the same voter replaced this one, UNAVAILABLE when the node
+    stops.
     """
     InspectLog: _aio.UnaryUnaryMultiCallable[_raft_pb2.InspectLogRequest, _raft_pb2.InspectLogResponse]  # type: ignore[assignment]
     """Tells whether this node already has a log. `format` asks it of the other voters, so that the lost disk of one node is
@@ -70,9 +72,10 @@ class RaftServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_raft_pb2.SendMessagesResponse, _abc.Awaitable[_raft_pb2.SendMessagesResponse]]:
         """Carries the messages of one voter to another, in order and at most once. Each voter opens one such stream to each of
-        the others. The server sends its initial metadata once it has accepted the hello. Ends with PERMISSION_DENIED when the
-        caller is not a voter of this cluster or is not who its certificate says, INVALID_ARGUMENT when a message is malformed,
-        ABORTED when a newer stream of the same voter replaced this one, UNAVAILABLE when the node stops.
+        the others. The server sends the initial metadata `raft-hello: accepted` once it has accepted the hello. Ends with
+        PERMISSION_DENIED when the caller is not a voter of this cluster or is not who its certificate says, INVALID_ARGUMENT
+        when a message is malformed, ABORTED when a newer stream of the same voter replaced this one, UNAVAILABLE when the node
+        stops.
         """
 
     @_abc_1.abstractmethod
