@@ -316,7 +316,9 @@ class Accumulator:
         self.buffered -= queue.room
         queue.room = 0
         queue.open = None
-        batch.count = len(batch.values)
+        # Ctrl-C may have struck between the columns of the last record; then it was not sent.
+        batch.count = min(len(batch.values), len(batch.keys))
+        del batch.values[batch.count :]
         if batch.count:
             queue.sealed.append(batch)
         topic = queue.topic

@@ -154,8 +154,8 @@ class Settlement:
                 queue.next_sequence = batch.base_sequence
             else:
                 self.epoch_is_spent = True
-        error.indeterminate = batch.indeterminate
-        self._finish(queue, batch, error)
+        own = type(error)(error.message, indeterminate=batch.indeterminate, details=error.details)
+        self._finish(queue, batch, own)
 
     # ---- limits
 
