@@ -12,7 +12,7 @@ How a broker uses it::
     verdicts = log.check_producers(headers, now_ms)    # then, in the same loop step:
     staged = log.stage(batches, leader_epoch, append_timestamp_ms)
     writer.submit(log, staged, done)                   # or writer.write_now if log.can_write_now
-    log.read(offset, bytes_max, end_offset)            # on the loop if log.reads_from_memory(offset)
+    log.read(offset, bytes_max, end_offset)            # loop if log.reads_from_memory(offset)
     writer.when_idle(…); directory.close()             # clean stop
 """
 
@@ -37,8 +37,10 @@ from millstream_server.storage.errors import (
     StorageError,
     WriterOverloadedError,
 )
-from millstream_server.storage.log import FoundOffset, Log, LogKey
+from millstream_server.storage.log import Log
+from millstream_server.storage.log_state import LogKey
 from millstream_server.storage.producers import Decision, ProducerTable, Verdict
+from millstream_server.storage.reading import FoundOffset
 from millstream_server.storage.writer import DirectoryWriter
 
 __all__ = [
