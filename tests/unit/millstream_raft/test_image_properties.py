@@ -305,25 +305,9 @@ def plausible(image: Image, kind: str, a: int, b: int, c: int) -> pb.MetadataCom
     return builders[kind]()
 
 
-KINDS = st.sampled_from(
-    [
-        "restart",
-        "fence",
-        "unfence",
-        "unfence",
-        "unfence",
-        "change",
-        "change",
-        "configure",
-        "drain",
-        "offline",
-        "add",
-        "offsets",
-        "grow",
-        "remove",
-        "elect",
-    ]
-)
+OFTEN = ["unfence", "unfence", "change", "configure"]
+SELDOM = ["drain", "offline", "add", "offsets", "grow", "remove", "elect"]
+KINDS = st.sampled_from(["restart", "fence", "unfence", "change", *OFTEN, *SELDOM])
 STEP = st.tuples(KINDS, st.integers(0, 30), st.integers(0, 30), st.integers(0, 30))
 
 
