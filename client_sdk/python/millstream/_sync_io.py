@@ -116,6 +116,16 @@ class SyncClient:
         for channel in channels:
             channel.close()
 
+    @property
+    def stopping(self) -> bool:
+        """True once the client is closed; background threads end then."""
+        return self._stopping.is_set()
+
+    @property
+    def refusal(self) -> MillstreamError | None:
+        """Why the client cannot be used; None if it can."""
+        return self._refusal
+
     def on_fork(self) -> None:
         """The process forked; see ``_fork``."""
         self._refusal = ForkedError("the process forked after this client was made; make a new one")
