@@ -225,19 +225,19 @@ class Controller:
                 _log.warning("controller election not committed", error=str(error))
                 await asyncio.sleep(_TAKE_OVER_RETRY_S)
                 continue
-            if not result.reason:
-                self._activate(result.number)
+            if not result.reason and self._activate(result.number):
                 return
-            _log.warning("controller election refused", reason=result.reason)
+            _log.warning("controller election overtaken", reason=result.reason)
             await asyncio.sleep(_TAKE_OVER_RETRY_S)
 
-    def _activate(self, epoch: int) -> None:
+    def _activate(self, epoch: int) -> bool:
         if not self._consensus.is_leader or self.image.controller_epoch != epoch:
-            return
+            return False
         self._epoch = epoch
         _log.info("became the active controller", controller_epoch=epoch)
         for callback in self._on_activity:
             callback(True)
+        return True
 
     def _deactivate(self) -> None:
         if self._take_over is not None and self._take_over is not _current_task():
