@@ -10,6 +10,7 @@ The library is unmodified. These of its names are replaced or read, and checked 
 * methods overridden or called: ``_METHODS``; attributes read: ``INSTANCE_ATTRIBUTES``.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -100,7 +101,16 @@ class _Chance:
         return float(_library_random.random()) if chance is None else chance.random()
 
 
+class _FalseAlarm(logging.Filter):
+    """Drops the library's warning that it truncates applied entries: it asks for that at every
+    repeated message, and the journal does not do it (``Rule.TRUNCATE_ONLY_ON_CONFLICT``)."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("truncating already-applied")
+
+
 check_library()
+logging.getLogger("pysyncobj.syncobj").addFilter(_FalseAlarm())
 library.monotonicTime = _monotonic_s
 library.random = _Chance
 library.PIPE_NOTIFIER_ENABLED = False
