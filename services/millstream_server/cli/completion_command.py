@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
         shell: Annotated[str, typer.Argument(help="bash, zsh or fish.")],
     ) -> None:
         """Print a completion script, for example: eval "$(millstream completion bash)"."""
-        from typer.completion import get_completion_script
+        from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
         if shell not in SHELLS:
             raise UsageError(f"no completion for {shell}: there are {', '.join(SHELLS)}")

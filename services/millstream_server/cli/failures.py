@@ -7,8 +7,10 @@
 130  interrupted
 """
 
-from millstream import MillstreamError
-from millstream_server.runtime.errors import ServiceError, status_of
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from millstream import MillstreamError
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -57,15 +59,18 @@ class Finished(Exception):
         self.exit_code = exit_code
 
 
-def exit_code_of(error: MillstreamError) -> int:
+def exit_code_of(error: "MillstreamError") -> int:
     """64 + the gRPC code for errors of servers, 1 for the client's own."""
+    # Imported here, for gRPC takes a while and most commands end well.
+    from millstream_server.runtime.errors import ServiceError, status_of
+
     try:
         return EXIT_RPC + int(status_of(ServiceError(error.code, "")).code)
     except KeyError:
         return EXIT_FAILED
 
 
-def sentence_of(error: MillstreamError, bootstrap_servers: str) -> str:
+def sentence_of(error: "MillstreamError", bootstrap_servers: str) -> str:
     """The error as one plain sentence with what to do."""
     if error.code == "UNAVAILABLE":
         return (

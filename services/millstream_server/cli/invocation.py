@@ -14,6 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from millstream_server.cli.failures import (
+    EXIT_FAILED,
+    CommandError,
+    Finished,
+    UsageError,
+    exit_code_of,
+    sentence_of,
+)
+from millstream_server.cli.moments import parse_duration_ms
 from millstream_server.cli.output import FORMS, Output
 from millstream_server.cli.properties import BOOTSTRAP, parse_assignments, read_properties_file
 
@@ -64,8 +73,6 @@ class Invocation:
     def confirm(self, question: str) -> None:
         """Ask before something is lost; --yes answers. Raises CommandError if refused or if there
         is nobody to ask."""
-        from millstream_server.cli.failures import CommandError
-
         if self.assume_yes:
             return
         if not sys.stdin.isatty():
@@ -216,15 +223,6 @@ def _guarded(
     function: Callable[..., None], common: Mapping[str, Any], values: Mapping[str, Any]
 ) -> None:
     """Run the function; turn every error into one sentence and an exit code."""
-    from millstream import MillstreamError
-    from millstream_server.cli.failures import (
-        EXIT_FAILED,
-        CommandError,
-        Finished,
-        exit_code_of,
-        sentence_of,
-    )
-
     servers = DEFAULT_BOOTSTRAP
     try:
         invocation = build_invocation(common, os.environ)
@@ -237,6 +235,9 @@ def _guarded(
             traceback.print_exc()
         if isinstance(error, CommandError):
             raise
+        # Imported here: a command that ends well may never have needed the SDK.
+        from millstream import MillstreamError
+
         if isinstance(error, MillstreamError):
             raise CommandError(sentence_of(error, servers), exit_code_of(error)) from error
         if isinstance(error, OSError) and error.strerror:
@@ -251,9 +252,6 @@ def _guarded(
 def build_invocation(common: Mapping[str, Any], environment: Mapping[str, str]) -> Invocation:
     """Merge flags, -X, --config and environment: flags win, then -X, the file, the environment.
     Raises UsageError."""
-    from millstream_server.cli.failures import UsageError
-    from millstream_server.cli.moments import parse_duration_ms
-
     form = common["format_"]
     if form not in FORMS:
         raise UsageError(f"--format {form} is unknown: there are {', '.join(FORMS)}")

@@ -17,9 +17,7 @@ from millstream_server.cli import (
     log_commands,
     node_commands,
     produce_command,
-    reset_command,
     topic_commands,
-    topic_config_commands,
     up_command,
 )
 from millstream_server.cli.failures import (
@@ -37,7 +35,7 @@ app = typer.Typer(
     name=PROGRAM,
     help="Millstream: a durable, ordered log. Start one with `millstream up`.",
     no_args_is_help=True,
-    add_completion=False,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _MODULES = (
@@ -45,9 +43,7 @@ _MODULES = (
     produce_command,
     consume_command,
     topic_commands,
-    topic_config_commands,
     group_commands,
-    reset_command,
     cluster_commands,
     health_command,
     node_commands,
@@ -103,19 +99,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report_usage(error: Exception) -> int:
-    """The exit code of an error of typer's parser; anything else is raised again."""
+    """The exit code of an error of typer's parser; anything else is unforeseen."""
     if isinstance(error, typer.Abort):
         return EXIT_INTERRUPTED
     describe = getattr(error, "format_message", None)
     if describe is None:
-        raise error
+        _complain(f"unexpected {type(error).__name__}: {error}")
+        return EXIT_FAILED
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
         print(describe(), file=sys.stderr)
         return EXIT_USAGE
     path = PROGRAM if context is None else context.command_path
-    message = " ".join(describe().split()).rstrip(".")
-    _complain(f"{message[:1].lower()}{message[1:]}: see `{path} --help`")
+    message = " ".join(describe().split()).rstrip(".?")
+    _complain(f"{message[:1].lower()}{message[1:]}; see `{path} --help`")
     return int(getattr(error, "exit_code", EXIT_FAILED))
 
 

@@ -118,6 +118,9 @@ def _node(
     port, admin_port = ports[PORTS_PER_NODE * (node_id - 1) : PORTS_PER_NODE * node_id]
     own = folder / name
     config: dict[str, Any] = {
+        "log.format": "json",
+        **extra,
+        # What makes the node itself comes last: nothing shared may override it.
         "node.id": node_id,
         "process.roles": [role],
         "cluster.id": cluster_id,
@@ -125,8 +128,6 @@ def _node(
         "listeners": f"127.0.0.1:{port}",
         "admin.listener": f"127.0.0.1:{admin_port}",
         "controller.quorum.voters": voters,
-        "log.format": "json",
-        **extra,
     }
     return NodePlan(name, role, node_id, port, admin_port, own, config)
 

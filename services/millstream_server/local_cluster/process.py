@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _POLL_S = 0.02
@@ -25,6 +25,14 @@ if os.getppid() != int(sys.argv[1]):  # the parent died before the request
     sys.exit(1)
 os.execv(sys.argv[2], sys.argv[2:])
 """
+
+
+def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without the variables that configure a node: they would override each
+    node's own file."""
+    return {
+        name: value for name, value in environment.items() if not name.startswith("MILLSTREAM_")
+    }
 
 
 class NodeProcess:
@@ -66,6 +74,7 @@ class NodeProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                env=child_environment(os.environ),
                 # Ctrl-C in the terminal must reach the supervisor only: it stops nodes in order.
                 start_new_session=True,
             )

@@ -63,6 +63,14 @@ def admin_port_is_ready(node: NodePlan) -> bool:
     return is_ready("127.0.0.1", node.admin_port)
 
 
+def format_folders(plan: ClusterPlan) -> None:
+    """Make the data folders of real nodes; see ``formatting``."""
+    # Imported here, for it needs the whole server, which the parts around it do not.
+    from millstream_server.local_cluster.formatting import format_nodes
+
+    format_nodes(plan)
+
+
 class LocalCluster:
     """The processes of one plan. All methods may be called from any thread, one at a time.
 
@@ -75,6 +83,7 @@ class LocalCluster:
         *,
         command: Callable[[NodePlan], list[str]] = serve_command,
         ready: Callable[[NodePlan], bool] = admin_port_is_ready,
+        prepare: Callable[[ClusterPlan], None] = format_folders,
         outlive_parent: bool = False,
         ports: ReservedPorts | None = None,
     ) -> None:
@@ -83,6 +92,7 @@ class LocalCluster:
         self._ports = ports
         self._command = command
         self._ready = ready
+        self._prepare = prepare
         self._outlive_parent = outlive_parent
         self._lock = threading.RLock()
         self._processes: dict[str, NodeProcess] = {}
@@ -98,6 +108,7 @@ class LocalCluster:
         brokers: int = 3,
         coordinators: int = 2,
         broker_ports: Sequence[int] = (),
+        ports: Sequence[int] = (),
         cluster_id: str = "",
         config: Mapping[str, Any] | None = None,
         outlive_parent: bool = False,
@@ -105,17 +116,18 @@ class LocalCluster:
         """Plan a cluster on free loopback ports, which stay reserved until ``stop``; starts
         nothing.
 
-        ``broker_ports`` are the gRPC ports wanted for the first brokers. ``config`` is added to
-        every node's configuration, keyed by dotted names. Raises PortsTakenError and ValueError.
+        ``broker_ports`` are the gRPC ports wanted for the first brokers; ``ports``, if given, are
+        all ports, as ``plan_cluster`` takes them. ``config`` is added to every node's
+        configuration, keyed by dotted names. Raises PortsTakenError and ValueError.
         """
-        wanted = [0] * port_count(metadata, brokers, coordinators)
+        wanted = list(ports) or [0] * port_count(metadata, brokers, coordinators)
         for index, port in enumerate(broker_ports[:brokers]):
             wanted[PORTS_PER_NODE * (metadata + index)] = port
-        ports = ReservedPorts()
+        reserved = ReservedPorts()
         try:
             plan = plan_cluster(
                 folder.absolute(),
-                ports.take_all(wanted),
+                reserved.take_all(wanted),
                 cluster_id=cluster_id or str(uuid.uuid4()),
                 metadata=metadata,
                 brokers=brokers,
@@ -123,9 +135,9 @@ class LocalCluster:
                 config=config,
             )
         except BaseException:
-            ports.close()
+            reserved.close()
             raise
-        return cls(plan, outlive_parent=outlive_parent, ports=ports)
+        return cls(plan, outlive_parent=outlive_parent, ports=reserved)
 
     @property
     def bootstrap_servers(self) -> str:
@@ -151,11 +163,15 @@ class LocalCluster:
         timeout_s: float = START_TIMEOUT_S,
         progress: Callable[[int, int], None] = lambda ready, total: None,
     ) -> None:
-        """Start all nodes and wait until each is ready. Raises ClusterStartError; then nothing
-        runs any more. ``progress`` gets the number of ready nodes and of all nodes."""
+        """Start all nodes and wait until each is ready. Raises ClusterStartError, or whatever
+        ``prepare`` raises; then nothing runs any more. ``progress`` gets the number of ready
+        nodes and of all nodes."""
         try:
             for node in self.plan.nodes:
                 self._write(node)
+            # On the starter thread, for the caller may have an event loop on its own.
+            self._starter.submit(self._prepare, self.plan).result()
+            for node in self.plan.nodes:
                 self._launch(node)
             self._write_connection()
             self.wait_ready(timeout_s, progress)

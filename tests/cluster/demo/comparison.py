@@ -25,6 +25,7 @@ class PartitionTally:
 
     partition: int
     acknowledged: int = 0
+    # Records read, repeated deliveries of one offset not counted.
     consumed: int = 0
     lost: int = 0
     duplicated: int = 0
@@ -118,13 +119,14 @@ class _Reading:
     def take(self, delivery: Delivery) -> None:
         partition, offset, record_id, fingerprint = delivery
         tally = self.tally(partition)
-        tally.consumed += 1
         what = f"record {record_id} at {partition}:{offset}"
         if not 0 <= record_id < len(self._sent):
+            tally.consumed += 1
             tally.duplicated += 1
             self.report(f"duplicated: {what} was never sent")
             return
         if fingerprint != self._sent.fingerprints[record_id]:
+            tally.consumed += 1
             self.report(f"altered: {what} is not what was sent")
             return  # and so it stays unread: lost
         if self.was_read(record_id):
@@ -132,10 +134,12 @@ class _Reading:
                 tally.redelivered += 1
                 self.report(f"redelivered: {what}")
             else:
+                tally.consumed += 1
                 tally.duplicated += 1
                 first = f"{self._partitions[record_id]}:{self._offsets[record_id]}"
                 self.report(f"duplicated: {what} stands at {first} as well")
             return
+        tally.consumed += 1
         self._partitions[record_id] = partition
         self._offsets[record_id] = offset
         self._check_order(tally, delivery, what)

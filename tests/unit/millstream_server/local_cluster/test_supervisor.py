@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from millstream_server.local_cluster.connection import CONNECTION_FILE, read_connection
-from millstream_server.local_cluster.plan import NodePlan, plan_cluster
+from millstream_server.local_cluster.plan import ClusterPlan, NodePlan, plan_cluster
+from millstream_server.local_cluster.process import child_environment
 from millstream_server.local_cluster.supervisor import (
     ClusterStartError,
     LocalCluster,
@@ -40,6 +41,10 @@ def command(node: NodePlan) -> list[str]:
 
 def ready(node: NodePlan) -> bool:
     return (node.folder / "ready").exists()
+
+
+def prepare(plan: ClusterPlan) -> None:
+    assert all(node.config_path.exists() for node in plan.nodes)
 
 
 def is_alive(pid: int | None) -> bool:
@@ -72,7 +77,7 @@ def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
     plan = plan_cluster(
         tmp_path, range(1, 7), cluster_id="c", metadata=1, brokers=1, coordinators=1
     )
-    made = LocalCluster(plan, command=command, ready=ready)
+    made = LocalCluster(plan, command=command, ready=ready, prepare=prepare)
     yield made
     made.kill_all()
 
@@ -115,6 +120,11 @@ def test_an_unknown_node_is_named_with_the_known_ones(cluster: LocalCluster):
         cluster.kill("broker-9")
 
 
+def test_nodes_do_not_inherit_configuration_from_the_environment():
+    kept = child_environment({"PATH": "/bin", "MILLSTREAM_NODE__ID": "9"})
+    assert kept == {"PATH": "/bin"}
+
+
 def test_output_goes_to_a_file_of_each_node(cluster: LocalCluster):
     cluster.start()
     assert cluster.node("broker-1").log_path.read_text() == "hello from broker-1\n"
@@ -139,11 +149,11 @@ def test_a_node_that_ends_at_once_is_reported_with_its_log(tmp_path: Path):
         tmp_path, range(1, 7), cluster_id="c", metadata=1, brokers=1, coordinators=1
     )
     with pytest.raises(ClusterStartError, match=r"(?s)ended before.*no space left on the disk"):
-        LocalCluster(plan, command=failing, ready=ready).start()
+        LocalCluster(plan, command=failing, ready=ready, prepare=prepare).start()
 
 
 def test_a_node_that_is_never_ready_is_reported_and_everything_is_ended(cluster: LocalCluster):
-    never = LocalCluster(cluster.plan, command=command, ready=lambda node: False)
+    never = LocalCluster(cluster.plan, command=command, ready=lambda node: False, prepare=prepare)
     with pytest.raises(ClusterStartError, match=r"metadata-1 was not ready after 0\.1 s"):
         never.start(timeout_s=0.1)
     assert len(never.ended()) == 3
@@ -158,7 +168,8 @@ def test_nodes_die_with_a_parent_that_is_killed(tmp_path: Path):
         plan = plan_cluster(pathlib.Path(sys.argv[1]), range(1, 7), cluster_id="c",
                             metadata=1, brokers=1, coordinators=1)
         sleep = [sys.executable, "-c", "import signal; signal.pause()"]
-        cluster = LocalCluster(plan, command=lambda node: sleep, ready=lambda node: True)
+        cluster = LocalCluster(plan, command=lambda node: sleep, ready=lambda node: True,
+                               prepare=lambda plan: None)
         cluster.start()
         print(*(cluster.pid(node.name) for node in plan.nodes), flush=True)
         signal.pause()
@@ -179,7 +190,7 @@ def test_nodes_that_outlive_the_parent_can_be_left_running(tmp_path: Path):
     plan = plan_cluster(
         tmp_path, range(1, 7), cluster_id="c", metadata=1, brokers=1, coordinators=1
     )
-    cluster = LocalCluster(plan, command=command, ready=ready, outlive_parent=True)
+    cluster = LocalCluster(plan, command=command, ready=ready, prepare=prepare, outlive_parent=True)
     cluster.start()
     pids = [cluster.pid(node.name) for node in plan.nodes]
     cluster.leave_running()
