@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from millstream_raft.delta import Delta
 from millstream_raft.image import Image, NodeState, PartitionState, RequestSession, TopicState
-from millstream_raft.image_codec import sealed_partition, sealed_topic
+from millstream_raft.image_codec import seal_partition, sealed_topic
 from millstream_raft.placement import lease_shards
 
 PartitionChange = Callable[[PartitionState], PartitionState]
@@ -139,7 +139,7 @@ class ImageBuilder:
             if own is not None:
                 known = self.base.topics.get(topic_id)
                 before = known.partitions if known is not None else ()
-                topic = replace(topic, partitions=tuple(_sealed(own, before)))
+                topic = replace(topic, partitions=_sealed(own, before))
             self._own_topics()[topic_id] = sealed_topic(topic)
         base = self.base
         image = replace(
@@ -201,9 +201,9 @@ class ImageBuilder:
 
 def _sealed(
     partitions: list[PartitionState], before: tuple[PartitionState, ...]
-) -> Iterator[PartitionState]:
+) -> tuple[PartitionState, ...]:
+    known = len(before)
     for number, partition in enumerate(partitions):
-        if number < len(before) and partition is before[number]:
-            yield partition
-        else:
-            yield sealed_partition(partition)
+        if number >= known or partition is not before[number]:
+            seal_partition(partition)
+    return tuple(partitions)

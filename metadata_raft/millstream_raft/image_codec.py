@@ -25,6 +25,7 @@ from millstream_server.v1 import metadata_command_pb2 as pb
 # Tags of length-delimited fields: field number << 3 | 2.
 _SNAPSHOT_TOPIC = bytes([12 << 3 | 2])
 _TOPIC_PARTITION = bytes([5 << 3 | 2])
+_ONE_BYTE = [bytes([length]) for length in range(128)]
 
 
 class CorruptImageError(ValueError):
@@ -79,9 +80,9 @@ def decode_image(data: bytes) -> Image:
     return image
 
 
-def sealed_partition(partition: PartitionState) -> PartitionState:
-    """The partition with its serialised form; every partition in an image is sealed."""
-    record = pb.PartitionRecord(
+def encode_partition(partition: PartitionState) -> bytes:
+    """The partition as a serialised ``PartitionRecord``."""
+    return pb.PartitionRecord(
         number=partition.number,
         leader_id=partition.leader_id or 0,
         leader_epoch=partition.leader_epoch,
@@ -94,8 +95,14 @@ def sealed_partition(partition: PartitionState) -> PartitionState:
         page_cache=partition.flush_mode == FLUSH_PAGE_CACHE,
         fsync_after_node_epoch=partition.fsync_after_node_epoch,
         recovering=partition.recovering,
-    )
-    return replace(partition, encoded=record.SerializeToString())
+    ).SerializeToString()
+
+
+def seal_partition(partition: PartitionState) -> None:
+    """Give a partition that nobody else has seen yet its serialised form; every partition in an
+    image is sealed. It is set in place: copying thousands of partitions once more, when a session
+    ends, would hold up the quorum's thread for as long as all the rest."""
+    object.__setattr__(partition, "encoded", encode_partition(partition))
 
 
 def sealed_topic(topic: TopicState) -> TopicState:
@@ -110,7 +117,12 @@ def sealed_topic(topic: TopicState) -> TopicState:
     )
     pieces = [head.SerializeToString()]
     for partition in topic.partitions:
-        _append_field(pieces, _TOPIC_PARTITION, partition.encoded)
+        encoded = partition.encoded
+        # Nearly all are shorter than 128 bytes, whose length is one byte.
+        if len(encoded) < 128:
+            pieces += (_TOPIC_PARTITION, _ONE_BYTE[len(encoded)], encoded)
+        else:
+            _append_field(pieces, _TOPIC_PARTITION, encoded)
     return replace(topic, encoded=b"".join(pieces))
 
 

@@ -26,7 +26,8 @@ def broker_loads(image: Image) -> list[BrokerLoad]:
     for topic in image.topics.values():
         for partition in topic.partitions:
             leaders[partition.replicas[0]] += 1
-            replicas.update(partition.replicas)
+            for node_id in partition.replicas:
+                replicas[node_id] += 1
     return [
         BrokerLoad(node_id, node.rack, leaders[node_id], replicas[node_id])
         for node_id, node in sorted(image.nodes.items())

@@ -7,7 +7,12 @@ from hypothesis import given, settings
 from millstream_raft.commands import apply_entry, encode_entry
 from millstream_raft.delta import Delta, delta_between
 from millstream_raft.image import EMPTY_IMAGE, Image, PartitionState
-from millstream_raft.image_codec import decode_image, encode_image, sealed_partition, sealed_topic
+from millstream_raft.image_codec import (
+    decode_image,
+    encode_image,
+    encode_partition,
+    sealed_topic,
+)
 from millstream_server.v1 import metadata_command_pb2 as pb
 from tests.fakes import metadata_images as images
 
@@ -148,7 +153,7 @@ def check_image(image: Image) -> None:
         assert topic.encoded == sealed_topic(topic).encoded
         for number, partition in enumerate(topic.partitions):
             assert partition.number == number
-            assert partition.encoded == sealed_partition(partition).encoded
+            assert partition.encoded == encode_partition(partition)
             check_partition(image, partition)
     producer_ids = [lease.producer_id for lease in image.shards]
     assert len(set(producer_ids)) == len(producer_ids)
