@@ -54,6 +54,7 @@ class BrokerNode:
         self.server = grpc.aio.server(options=_OPTIONS)
         self.port = self.server.add_insecure_port("127.0.0.1:0")
         self._channel: grpc.aio.Channel | None = None
+        self._stopped = False
 
     async def start(self, epoch: int = 1) -> None:
         """Recover, register in the fake cluster, serve."""
@@ -69,7 +70,10 @@ class BrokerNode:
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.port}", options=_OPTIONS)
 
     async def stop(self) -> None:
-        """Stop as a node does."""
+        """Stop as a node does; a second call does nothing."""
+        if self._stopped:
+            return
+        self._stopped = True
         await self.app.stop()
         if self._channel is not None:
             await self._channel.close()

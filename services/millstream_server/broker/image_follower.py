@@ -73,6 +73,9 @@ class ImageFollower:
                     await self._align(key)
                 except StorageError as error:
                     self._storage_failed(key, error)
+                except Exception:  # noqa: BLE001
+                    # One partition that cannot be served must not stop all the others.
+                    _log.exception("partition cannot be served", key=f"{key[0].hex()}-{key[1]}")
             self._tell_orphans()
 
     @property

@@ -89,6 +89,10 @@ class Upkeep:
 
     async def answered(self) -> None:
         """Wait until no append waits for its answer. Only for the stop, hence by looking."""
-        replicas = self._hosted.replicas
-        while any(replica.state.waiting or replica.checking for replica in replicas.values()):
-            await asyncio.sleep(_ANSWERED_POLL_S)  # noqa: ASYNC110
+        while self._anything_waits():  # noqa: ASYNC110
+            await asyncio.sleep(_ANSWERED_POLL_S)
+
+    def _anything_waits(self) -> bool:
+        return any(
+            replica.state.waiting or replica.checking for replica in self._hosted.replicas.values()
+        )
