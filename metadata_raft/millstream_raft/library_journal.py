@@ -10,8 +10,9 @@ from millstream_raft.vote import VoteFile
 class LibraryJournal:
     """What the library takes for its ``Journal``."""
 
-    def __init__(self, journal: Journal, votes: VoteFile) -> None:
+    def __init__(self, journal: Journal, votes: VoteFile, committed_index: int) -> None:
         self._journal = journal
+        self._committed_index = committed_index
         self._votes = votes
         self._entries = journal.entries
         self._boundary: list[LogEntry] | None = None
@@ -46,7 +47,9 @@ class LibraryJournal:
         self._journal.sync()  # what is called committed here is on this disk
 
     def getRaftCommitIndex(self) -> int:
-        return 1  # learned anew from the leader; nothing is applied on an old word
+        # What the snapshot holds is committed; the rest is learned anew from the leader. To begin
+        # at 1 would be safe too, but a new leader counts from there, entry by entry.
+        return self._committed_index
 
     def setCurrentTerm(self, term: int, voted_for: int | None) -> None:
         self._votes.store(term, voted_for)

@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import Mapping
 
 import grpc
+import structlog
 
 from millstream_raft.consensus import (
     CommitListener,
@@ -60,6 +61,8 @@ from millstream_raft.transport import (
 from millstream_raft.vote import VoteFile
 from millstream_server.v1 import raft_pb2 as wire
 from millstream_server.v1 import raft_pb2_grpc
+
+_log = structlog.get_logger()
 
 SERVICE_NAME = wire.DESCRIPTOR.services_by_name["RaftService"].full_name
 
@@ -220,10 +223,12 @@ class PySyncObjConsensus:
 
     def peer_connected(self, peer: int) -> None:
         """See ``Events``."""
+        _log.info("raft peer connected", node_id=self._node_id, peer=peer)
         self._thread.put(PeerConnected(peer))
 
     def peer_disconnected(self, peer: int) -> None:
         """See ``Events``."""
+        _log.info("raft peer disconnected", node_id=self._node_id, peer=peer)
         self._thread.put(PeerDisconnected(peer))
 
     # Proposals, on the loop.
@@ -333,6 +338,13 @@ class PySyncObjConsensus:
 
     def _lead(self, seen: LeadershipSeen) -> None:
         before, self._seen = self._seen, seen
+        if before != seen:
+            _log.info(
+                "raft leader seen",
+                node_id=self._node_id,
+                leader_id=seen.leader_id,
+                term=seen.term,
+            )
         if before.is_leader != seen.is_leader:
             for callback in self._callbacks:
                 callback(seen.is_leader, seen.term)

@@ -135,8 +135,10 @@ class RaftCore:
             logCompactionMinEntries=self._config.snapshot_entries,
             logCompactionMinTime=10**9,
         )
+        last = self._snapshots.last
+        committed_index = 1 if last is None else last.index
         with replaced_parts(
-            lambda path: LibraryJournal(self._journal, votes),
+            lambda path: LibraryJournal(self._journal, votes, committed_index),
             lambda *_: LibrarySnapshots(
                 self._snapshots, self.dump, self.restore, self.fail, self._config
             ),

@@ -158,7 +158,8 @@ class Link:
         try:
             while True:
                 try:
-                    await asyncio.wait_for(channel.channel_ready(), _CONNECT_TIMEOUT_S)
+                    async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                        await channel.channel_ready()
                     await self._converse(stub)
                 except (
                     grpc.RpcError,
@@ -177,7 +178,8 @@ class Link:
         try:
             await call.write(wire.SendMessagesRequest(hello=self._hello))
             # Answered once the hello is accepted; until then nothing may be thought delivered.
-            greeting = await asyncio.wait_for(call.initial_metadata(), _CONNECT_TIMEOUT_S)
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                greeting = await call.initial_metadata()
             if greeting is None or _ACCEPTED not in tuple(greeting):
                 return  # a refusal has initial metadata too, but not this
             self._queue.clear()

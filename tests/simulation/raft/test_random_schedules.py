@@ -7,10 +7,12 @@ they begin.
 """
 
 import os
+from functools import partial
 from random import Random
 
 import pytest
 
+from millstream_raft.rules import Rule
 from tests.fakes.raft_cluster import SCENARIO_RULES, Cluster, LayeredNode
 
 SCHEDULES = int(os.environ.get("RAFT_SCHEDULES", "12"))
@@ -22,9 +24,11 @@ SETTINGS = {"append_bytes_max": 400, "snapshot_part_bytes": 64}
 class Schedule:
     """One random run of a cluster."""
 
-    def __init__(self, seed: int, count: int) -> None:
+    def __init__(self, seed: int, count: int, rules: frozenset[Rule] = SCENARIO_RULES) -> None:
         self.chance = Random(seed)
-        self.cluster = Cluster(LayeredNode, count, seed=seed, **SETTINGS)
+        self.rules = rules
+        make = partial(LayeredNode, rules=rules)
+        self.cluster = Cluster(make, count, seed=seed, **SETTINGS)
         self.disks = {}
         self.values = 0
         for node in self.cluster.ids:
@@ -63,7 +67,7 @@ class Schedule:
 
     def start(self, node: int) -> None:
         files = self.disks.pop(node)
-        self.cluster.nodes[node] = LayeredNode(self.cluster, node, files, SCENARIO_RULES)
+        self.cluster.nodes[node] = LayeredNode(self.cluster, node, files, self.rules)
         self.cluster[node].joined = set(self.cluster.ids) - {node}
         for other in self.cluster.ids:
             if other != node:
@@ -133,34 +137,45 @@ class Schedule:
         )
 
 
+def play(seed: int, count: int, rules: frozenset[Rule] = SCENARIO_RULES) -> Schedule:
+    """A whole schedule, healed."""
+    schedule = Schedule(seed, count, rules)
+    for _ in range(EVENTS):
+        schedule.event()
+    schedule.heal()
+    return schedule
+
+
+def violation(schedule: Schedule) -> str | None:
+    """What a healed schedule broke; None if nothing."""
+    logs = [schedule.cluster[node].log for node in schedule.cluster.ids]
+    if not schedule.settled():
+        return "never settled"
+    if any(log != logs[0] for log in logs):
+        return "voters differ"
+    if len(set(logs[0])) != len(logs[0]):
+        return "applied twice"
+    lost = schedule.cluster.lost_on(1)
+    return f"lost {lost}" if lost else None
+
+
 @pytest.mark.parametrize("count", [3, 5])
 def test_random_schedules_lose_nothing(count):
     acknowledged = 0
     for seed in range(FIRST_SEED, FIRST_SEED + SCHEDULES):
-        schedule = Schedule(seed, count)
-        for _ in range(EVENTS):
-            schedule.event()
-        schedule.heal()
-        logs = [schedule.cluster[node].log for node in schedule.cluster.ids]
-        assert schedule.settled(), f"seed {seed}: never settled"
-        assert all(log == logs[0] for log in logs), f"seed {seed}: voters differ"
-        assert len(set(logs[0])) == len(logs[0]), f"seed {seed}: applied twice"
-        lost = schedule.cluster.lost_on(1)
-        assert not lost, f"seed {seed}: lost {lost}"
+        schedule = play(seed, count)
+        assert violation(schedule) is None, f"seed {seed}"
         acknowledged += len(schedule.cluster.acknowledged())
     assert acknowledged > SCHEDULES
 
 
 def test_same_seed_plays_the_same_schedule_twice():
-    def play() -> tuple[object, ...]:
-        schedule = Schedule(7, 3)
-        for _ in range(EVENTS):
-            schedule.event()
-        schedule.heal()
+    def outcome() -> tuple[object, ...]:
+        cluster = play(7, 3).cluster
         return (
-            [schedule.cluster[node].log for node in schedule.cluster.ids],
-            [schedule.cluster[node].entries() for node in schedule.cluster.ids],
-            schedule.cluster.acks,
+            [cluster[node].log for node in cluster.ids],
+            [cluster[node].entries() for node in cluster.ids],
+            cluster.acks,
         )
 
-    assert play() == play()
+    assert outcome() == outcome()

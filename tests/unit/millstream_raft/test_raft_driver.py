@@ -258,6 +258,7 @@ async def test_restart_tells_the_snapshot_and_then_the_entries_behind_it():
     voters.files[1] = voters.files[1].after_power_loss()
     voters.outcomes[1] = []
     voters.open(1)
+    assert voters.cores[1].commit_index == voters.drivers[1].status().snapshot_index
     voters.run(100)
     told = [each for each in voters.outcomes[1] if isinstance(each, Committed | Restored)]
     assert isinstance(told[0], Restored)
