@@ -37,8 +37,12 @@ class Inode:
         self.size_dirty = True
 
     def flush(self) -> None:
-        """Bring everything to the disk."""
-        self.durable = bytearray(self.cached)
+        """Bring the size and the dirty pages to the disk; clean pages are not looked at."""
+        size = len(self.cached)
+        self.durable = self.durable[:size] + bytes(max(0, size - len(self.durable)))
+        for page in self.dirty:
+            start, end = page * PAGE_BYTES, (page + 1) * PAGE_BYTES
+            self.durable[start:end] = self.cached[start:end]
         self.clean()
 
     def clean(self) -> None:
@@ -254,8 +258,8 @@ class MemoryFiles:
     def damage(self, path: str, content: bytes) -> None:
         """Replace a file's content on the disk and in the cache."""
         inode = self._inode(path)
-        inode.cached = bytearray(content)
-        inode.flush()
+        inode.cached, inode.durable = bytearray(content), bytearray(content)
+        inode.clean()
 
     def free_bytes(self) -> int | None:
         """Room left; None without a limit."""

@@ -1,4 +1,4 @@
-"""What storage tests need beside files: an executor that is stepped by hand, batches, a directory."""
+"""What storage tests need beside files: an executor stepped by hand, batches, a directory."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -47,7 +47,7 @@ class ManualExecutor:
         job, done = self.jobs.popleft()
         try:
             result = job()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - handed on, as the real one does
             done(None, error)
             return
         done(result, None)

@@ -112,7 +112,7 @@ class LogDirectory:
             self.recovery = RecoveryProgress(logs_total=len(keys))
             for name, key in keys.items():
                 self._recover_log(name, key, progress)
-            self._points.save()
+            self.save_points()
         except OSError as error:
             raise self.health.fail("opening it", error) from error
 

@@ -9,6 +9,11 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _REFUSALS = frozenset({errno.EMFILE, errno.ENFILE, errno.EROFS, errno.EACCES, errno.EPERM})
 
 
+def is_refusal(error: OSError) -> bool:
+    """True if the disk only had no room or no right for a step, and may have later."""
+    return error.errno in _NO_ROOM or error.errno in _REFUSALS
+
+
 class DirectoryHealth:
     """The first fatal failure of a directory; it stays for as long as the process runs."""
 

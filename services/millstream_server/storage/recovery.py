@@ -12,6 +12,7 @@ Below the recovery point nothing is scanned: the cost is O(bytes above it).
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from millstream_server.runtime.checkpoint import (
@@ -23,6 +24,7 @@ from millstream_server.runtime.ports import File, Files
 from millstream_server.storage.config import LogConfig
 from millstream_server.storage.epochs import EpochHistory
 from millstream_server.storage.errors import LogDamagedError
+from millstream_server.storage.health import is_refusal
 from millstream_server.storage.log_state import EPOCHS_FILE, LogState
 from millstream_server.storage.points import Points
 from millstream_server.storage.producer_snapshot import ProducerSnapshots
@@ -96,11 +98,12 @@ class LogRecovery:
         except _RotFoundError as error:
             damage = error.damage
         self._report(self._unreported_bytes)
-        recovery_point = self._end_offset
+        recovery_point = self._recovery_point
         if damage is None:
             self._finish()
+            if self._write_checkpoints():
+                recovery_point = self._end_offset
         else:
-            recovery_point = self._recovery_point
             for segment in self._segments:
                 segment.store.retire()
             self._segments = self._segments or [Segment(self._files, self._folder, 0)]
@@ -312,20 +315,32 @@ class LogRecovery:
                 segment.store.retire()
         active = self._segments[-1]
         active.store.open_for_writing()
-        active.flush_indexes()
+        with suppress(OSError):  # hints
+            active.flush_indexes()
         for segment in self._segments:
             segment.store.synced_size = segment.store.size
-        self._snapshots.drop_above(self._end_offset)
-        newest = self._snapshots.newest(self._end_offset)
-        if newest is None or newest[0] != self._end_offset:
-            self._snapshots.write(self._end_offset, self._producers)
         # An epoch may have begun at an end that was cut since.
         entries = self._epochs.entries
-        kept = [entry for entry in entries if entry.start_offset <= self._end_offset]
-        self._epochs = EpochHistory(kept)
-        payload = self._epochs.dump()
-        if payload != (self._epochs_payload or _NO_EPOCHS):
-            write_checkpoint(self._files, f"{self._folder}/{EPOCHS_FILE}", payload)
+        self._epochs = EpochHistory(
+            entry for entry in entries if entry.start_offset <= self._end_offset
+        )
+
+    def _write_checkpoints(self) -> bool:
+        """Remember what was found, so that the next start need not look. False on a full disk:
+        the log can be read all the same, the recovery point stays where it was."""
+        try:
+            self._snapshots.drop_above(self._end_offset)
+            newest = self._snapshots.newest(self._end_offset)
+            if newest is None or newest[0] != self._end_offset:
+                self._snapshots.write(self._end_offset, self._producers)
+            payload = self._epochs.dump()
+            if payload != (self._epochs_payload or _NO_EPOCHS):
+                write_checkpoint(self._files, f"{self._folder}/{EPOCHS_FILE}", payload)
+        except OSError as error:
+            if not is_refusal(error):
+                raise
+            return False
+        return True
 
     def _rot_error(self, path: str, text: str, offset: int | None = None) -> "_RotFoundError":
         offset = self._end_offset if offset is None else offset

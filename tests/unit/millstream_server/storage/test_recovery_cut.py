@@ -1,0 +1,187 @@
+"""A torn tail is cut wherever it is torn: every byte of the last batches is tried (invariant 34)."""
+
+import pytest
+
+from millstream_server.storage import FlushMode, LogConfig, LogDamagedError
+from tests.fakes.memory_files import MemoryFiles
+from tests.fakes.storage import Appender, make_batch
+
+PAGE_CACHE = LogConfig(preallocate_bytes=0, flush_mode=FlushMode.PAGE_CACHE, segment_bytes=4096)
+
+
+def written_log(batches: int = 6) -> tuple[Appender, list[int]]:
+    """A log of which nothing was synced, and where each batch ends in its only segment."""
+    appender = Appender(config=PAGE_CACHE)
+    ends = []
+    for number in range(batches):
+        appender.append(make_batch((b"value %d" % number, None), producer_id=9,
+                                   base_sequence=2 * number))  # fmt: skip
+        ends.append(appender.log.size_bytes)
+    return appender, ends
+
+
+def segment_path(appender: Appender, base: int = 0) -> str:
+    return f"{appender.folder}/{base:020d}.log"
+
+
+def reopened(files: MemoryFiles) -> Appender:
+    return Appender(files, config=PAGE_CACHE)
+
+
+def test_a_cut_at_every_byte_leaves_the_whole_batches_before_it() -> None:
+    appender, ends = written_log()
+    path = segment_path(appender)
+    content = appender.files.content(path)
+    expected = appender.read_all()
+    for size in range(len(content) + 1):
+        files = appender.files.copy()
+        files.damage(path, content[:size])
+        again = reopened(files)
+        whole = sum(end <= size for end in ends)
+        assert again.log.failure is None
+        assert again.read_all() == expected[:whole]
+        assert again.log.end_offset == 2 * whole
+        assert again.directory.recovery.cut_bytes == size - ([0, *ends][whole])
+        again.append(make_batch())
+        assert again.acknowledged == [(2 * whole, 2 * whole + 1)]
+
+
+def test_a_wrong_byte_anywhere_in_an_unsynced_tail_is_cut_with_all_behind_it() -> None:
+    appender, ends = written_log(3)
+    path = segment_path(appender)
+    content = appender.files.content(path)
+    expected = appender.read_all()
+    for position in range(len(content)):
+        files = appender.files.copy()
+        spoilt = bytearray(content)
+        spoilt[position] ^= 0x41
+        files.damage(path, bytes(spoilt))
+        again = reopened(files)
+        whole = sum(end <= position for end in ends)
+        assert again.log.failure is None
+        assert again.read_all() == expected[:whole]
+
+
+def test_zeros_behind_the_last_batch_are_cut() -> None:
+    appender, _ = written_log()
+    path = segment_path(appender)
+    expected = appender.read_all()
+    appender.files.damage(path, appender.files.content(path) + bytes(5000))
+    again = reopened(appender.files)
+    assert again.read_all() == expected
+    assert again.directory.recovery.cut_bytes == 5000
+
+
+def test_segments_behind_a_torn_one_are_removed() -> None:
+    appender = Appender(config=PAGE_CACHE)
+    for _ in range(100):
+        appender.append(make_batch())
+    assert appender.log.segment_count > 2
+    path = segment_path(appender)
+    files = appender.files.copy()
+    files.damage(path, files.content(path)[:-1])
+    again = reopened(files)
+    assert again.log.failure is None
+    assert again.log.segment_count == 1
+    assert again.log.end_offset == appender.log.segments.all[1].base_offset - 1
+
+
+def test_a_batch_written_after_a_sync_beyond_the_damage_proves_rot() -> None:
+    appender = Appender()  # fsync mode: each batch says that all before it were synced
+    for _ in range(4):
+        appender.append(make_batch())
+    path = segment_path(appender)
+    content = appender.files.content(path)
+    frame = len(content) // 4
+    spoilt = bytearray(content)
+    spoilt[frame + 60] ^= 1
+    files = appender.files.copy()
+    files.damage(path, bytes(spoilt))
+    again = Appender(files)
+    assert isinstance(again.log.failure, LogDamagedError)
+    assert again.log.failure.offset == 1
+    assert files.content(path) == bytes(spoilt)
+    assert again.directory.recovery.damaged_logs == 1
+    with pytest.raises(LogDamagedError):
+        again.log.read(0, 1000, 1)
+
+
+def test_the_last_synced_batch_is_a_torn_tail_because_nothing_says_otherwise() -> None:
+    appender = Appender()
+    for _ in range(4):
+        appender.append(make_batch())
+    path = segment_path(appender)
+    content = appender.files.content(path)
+    appender.files.damage(path, content[:-1])
+    again = Appender(appender.files)
+    assert again.log.failure is None
+    assert again.log.end_offset == 3
+
+
+@pytest.mark.parametrize("missing", [1, 40, 200])
+def test_bytes_missing_below_the_recovery_point_are_rot(missing: int) -> None:
+    appender = Appender()
+    for _ in range(4):
+        appender.append(make_batch())
+    appender.log.flush()
+    path = segment_path(appender)
+    content = appender.files.content(path)
+    appender.files.damage(path, content[:-missing])
+    again = Appender(appender.files)
+    assert isinstance(again.log.failure, LogDamagedError)
+    assert appender.files.content(path) == content[:-missing]
+    third = Appender(appender.files)  # and it stays so
+    assert isinstance(third.log.failure, LogDamagedError)
+
+
+def test_a_missing_segment_below_the_recovery_point_is_rot() -> None:
+    appender = Appender(config=LogConfig(preallocate_bytes=0, segment_bytes=1024))
+    for _ in range(60):
+        appender.append(make_batch())
+    bases = [segment.base_offset for segment in appender.log.segments.all]
+    for base in (bases[0], bases[-1]):
+        files = appender.files.copy()
+        files.remove(segment_path(appender, base))
+        again = Appender(files, config=appender.config)
+        assert isinstance(again.log.failure, LogDamagedError)
+    files = appender.files.copy()
+    for base in bases:
+        files.remove(segment_path(appender, base))
+    assert isinstance(Appender(files, config=appender.config).log.failure, LogDamagedError)
+
+
+def test_only_what_lies_above_the_recovery_point_is_scanned() -> None:
+    appender = Appender(config=LogConfig(preallocate_bytes=0, segment_bytes=64 * 1024))
+    value = b"x" * 1000
+    for _ in range(300):
+        appender.append(make_batch((value,)))
+    appender.log.flush()
+    tail = 0
+    for _ in range(5):
+        before = appender.log.size_bytes
+        appender.append(make_batch((value,)))
+        tail += appender.log.size_bytes - before
+    files = appender.files.copy()
+    files.power_loss()
+    files.bytes_read = 0
+    again = Appender(files, config=appender.config)
+    assert again.log.end_offset == 305
+    assert again.directory.recovery.scanned_bytes == tail
+    assert files.bytes_read < 5 * tail  # far from the 300 kB of the log
+
+
+def test_scanning_sees_the_disk_and_not_the_page_cache() -> None:
+    """A failed sync leaves clean pages in the cache that the disk never got (ATC'20)."""
+    appender, _ = written_log(2)
+    path = segment_path(appender)
+    appender.files._inode(path).clean()  # as after a failed write-back
+    again = reopened(appender.files)
+    assert again.log.end_offset == 0
+
+
+def test_recovery_syncs_before_it_trusts() -> None:
+    appender, _ = written_log(2)
+    again = reopened(appender.files)
+    assert again.log.synced_end_offset == 4
+    appender.files.power_loss()
+    assert reopened(appender.files).log.end_offset == 4
