@@ -1,3 +1,5 @@
+"""Which folders become voters and which are refused."""
+
 import pytest
 
 from millstream_raft.directory import (

@@ -1,3 +1,5 @@
+"""Proposals that wait, travel together, or are refused."""
+
 import asyncio
 
 import pytest

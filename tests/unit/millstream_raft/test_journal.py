@@ -1,3 +1,5 @@
+"""What the journal keeps across power loss, damage and full disks."""
+
 import random
 
 import pytest

@@ -1,3 +1,5 @@
+"""Messages over the wire, honest and hostile."""
+
 import random
 
 import pytest

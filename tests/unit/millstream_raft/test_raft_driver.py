@@ -1,3 +1,5 @@
+"""Voters stepped by hand on a fake clock: elections, proposals, restarts."""
+
 import asyncio
 from random import Random
 

@@ -1,3 +1,5 @@
+"""Snapshots on disk, and their way to another voter in parts."""
+
 import pytest
 
 from millstream_raft.directory_errors import DirectoryDamaged, NewerFormat

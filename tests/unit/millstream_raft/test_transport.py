@@ -1,3 +1,5 @@
+"""Streams between voters on loopback: order, refusals, reconnection."""
+
 import asyncio
 
 import grpc

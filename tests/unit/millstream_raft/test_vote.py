@@ -1,3 +1,5 @@
+"""The vote across crashes and damage."""
+
 import pytest
 
 from millstream_raft.directory_errors import DirectoryDamaged, NewerFormat
