@@ -27,7 +27,7 @@ from millstream._errors import (
 )
 from millstream._fork import watch_forks
 from millstream._lookup import Lookup, explain_missing
-from millstream._methods import Method, Q, R
+from millstream._methods import DESCRIBE_TOPICS, Method, Q, R
 from millstream._retry import Attempts, Backoff, Chance
 from millstream._status import from_status
 from millstream.v1 import metadata_service_pb2 as metadata
@@ -279,17 +279,11 @@ class AsyncClient:
         deadline_ms = self.now_ms() + limit_ms
         lookup = Lookup(self.cluster, name)
         if await self.wait_until(lookup.known_or_missing, limit_ms) is lookup.MISSING:
-            for method, request in lookup.proofs(create=create):
-                left_ms = max(1, deadline_ms - self.now_ms())
-                try:
-                    await self.call(method, request, timeout_ms=left_ms)
-                    break
-                except UnknownTopicError:
-                    continue
-                except MillstreamError as error:
-                    raise explain_missing(name, error) from None
-            else:
-                raise explain_missing(name, None)
+            left_ms = max(1, deadline_ms - self.now_ms())
+            try:
+                await self.call(DESCRIBE_TOPICS, lookup.proof(create=create), timeout_ms=left_ms)
+            except UnknownTopicError:
+                raise explain_missing(name) from None
         return await self.wait_until(lookup.known, max(1, deadline_ms - self.now_ms()))
 
     def _wake(self) -> None:

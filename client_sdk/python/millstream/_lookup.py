@@ -1,24 +1,16 @@
 """How a topic that a watch does not know is looked for before it is called unknown."""
 
-from typing import Any, Final
+from typing import Final
 
-from millstream import _methods
 from millstream._cluster import ClusterCache, TopicInfo
-from millstream._errors import (
-    InvalidRequestError,
-    MillstreamError,
-    UnknownTopicError,
-)
-from millstream._methods import Method
-from millstream.v1 import broker_service_pb2 as broker
+from millstream._errors import MillstreamError, UnknownTopicError
 from millstream.v1 import metadata_service_pb2 as metadata
 
 
 class Lookup:
     """The look-up of one topic: from the watch, then by calls that prove whether it exists.
 
-    A watch may lag, so "missing" there is no proof: a linearizable read is. A cluster that makes
-    topics by itself does so when asked to publish nothing to it.
+    A watch may lag, so "missing" there is no proof: a linearizable read is.
     """
 
     MISSING: Final = "missing"
@@ -38,19 +30,15 @@ class Lookup:
             return self.MISSING
         return found
 
-    def proofs(self, *, create: bool) -> list[tuple[Method[Any, Any], Any]]:
-        """Calls to make one after another; the first that succeeds shows that the topic exists."""
-        read = metadata.DescribeTopicsRequest(
-            names=[self._name], consistency=metadata.ReadConsistency(linearizable=True)
+    def proof(self, *, create: bool) -> metadata.DescribeTopicsRequest:
+        """The call that succeeds only if the topic exists, after creating it if that is wanted."""
+        return metadata.DescribeTopicsRequest(
+            names=[self._name],
+            consistency=metadata.ReadConsistency(linearizable=True),
+            create_missing=create,
         )
-        calls: list[tuple[Method[Any, Any], Any]] = [(_methods.DESCRIBE_TOPICS, read)]
-        if create:
-            calls.append((_methods.PUBLISH, broker.PublishRequest(topic=self._name)))
-        return calls
 
 
-def explain_missing(name: str, error: MillstreamError | None) -> MillstreamError:
-    """The error to raise when a topic is missing and a proof failed with ``error``."""
-    if error is None or isinstance(error, InvalidRequestError):
-        return UnknownTopicError(f"no topic is named {name!r}; create it first")
-    return error
+def explain_missing(name: str) -> MillstreamError:
+    """The error to raise when a topic is missing."""
+    return UnknownTopicError(f"no topic is named {name!r}; create it first")

@@ -46,9 +46,6 @@ PRODUCE_PATH = _broker("Produce")
 FETCH_PATH = _broker("Fetch")
 SESSION_PATH = _group("Session")
 
-PUBLISH = Method(
-    _broker("Publish"), broker.PublishRequest, broker.PublishResponse, repeatable=False
-)
 LIST_OFFSETS = Method(_broker("ListOffsets"), broker.ListOffsetsRequest, broker.ListOffsetsResponse)
 DELETE_RECORDS = Method(
     _broker("DeleteRecords"), broker.DeleteRecordsRequest, broker.DeleteRecordsResponse

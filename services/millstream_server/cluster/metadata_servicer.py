@@ -1,7 +1,7 @@
 """The public ``MetadataService``: every node serves it from its own image and forwards writes."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
@@ -102,6 +102,8 @@ class MetadataServicer(public_grpc.MetadataServiceServicer):
             if len(request.names) + len(request.topic_ids) > _DESCRIBED_TOPICS_MAX:
                 raise ServiceError("INVALID_REQUEST", f"more than {_DESCRIBED_TOPICS_MAX} topics")
             image = await self._read(request.consistency, context)
+            if request.create_missing:
+                image = await self._create_missing(image, request.names)
             topics = [_topic_by_name(image, name) for name in request.names]
             topics += [_topic_by_id(image, topic_id) for topic_id in request.topic_ids]
         except ServiceError as error:
@@ -109,6 +111,15 @@ class MetadataServicer(public_grpc.MetadataServiceServicer):
         return public.DescribeTopicsResponse(
             topics=[topic_message(topic) for topic in topics], version=image.version
         )
+
+    async def _create_missing(self, image: Image, names: Iterable[str]) -> Image:
+        """The image with the missing topics, as far as the cluster creates topics by itself."""
+        for name in names:
+            if image.topic(name) is None:
+                create = pb.ExecuteRequest(auto_create_topic=pb.AutoCreateTopic(name=name))
+                response = await self._plane.execute(create)
+                image = await self._plane.wait_for_version(response.version)
+        return image
 
     async def OpenRequestSession(
         self, request: public.OpenRequestSessionRequest, context: Context

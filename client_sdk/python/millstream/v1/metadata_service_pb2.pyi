@@ -528,6 +528,11 @@ class DescribeTopicsRequest(_message.Message):
     NAMES_FIELD_NUMBER: _builtins.int
     TOPIC_IDS_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
+    CREATE_MISSING_FIELD_NUMBER: _builtins.int
+    create_missing: _builtins.bool
+    """Create the named topics that are missing, with the cluster's defaults. Has no effect where the cluster does not create
+    topics by itself (auto.create.topics.enable).
+    """
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of topics."""
@@ -546,10 +551,11 @@ class DescribeTopicsRequest(_message.Message):
         names: _abc.Iterable[_builtins.str] | None = ...,
         topic_ids: _abc.Iterable[_builtins.bytes] | None = ...,
         consistency: Global___ReadConsistency | None = ...,
+        create_missing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "names", b"names", "topic_ids", b"topic_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "create_missing", b"create_missing", "names", b"names", "topic_ids", b"topic_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
