@@ -1,0 +1,148 @@
+"""Millstream's Python SDK: producers, consumers and admin clients, blocking and asyncio.
+
+    from millstream import Consumer, Producer
+
+    with Producer(bootstrap_servers="127.0.0.1:9092") as producer:
+        producer.send_and_wait("logs", b"hello", key=b"host1")
+
+The names in ``__all__`` are the whole public interface; modules that begin with an underscore are
+not. Errors are in the tree of ``millstream._errors``, all of them exported here. Everything else
+is imported on first use, so that a program, or a service that only needs ``millstream.record``,
+loads no more than it uses.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from millstream import _errors
+from millstream._errors import *  # noqa: F403 - exactly the errors of its __all__
+
+if TYPE_CHECKING:
+    from millstream._admin_types import (
+        ClusterDescription,
+        ConfigValue,
+        GroupDescription,
+        GroupListing,
+        GroupOffset,
+        LogDirInfo,
+        LogDirPartitionInfo,
+        MemberDescription,
+        NewTopic,
+        OffsetInfo,
+        OffsetSpec,
+        QuorumDescription,
+        QuorumNodeInfo,
+    )
+    from millstream._async_admin import AsyncAdmin
+    from millstream._async_consumer import AsyncConsumer
+    from millstream._async_producer import AsyncProducer
+    from millstream._batch import DeliveryCallback, Durability, RecordMetadata
+    from millstream._cluster import NodeInfo, PartitionInfo, TopicInfo
+    from millstream._config import AdminConfig, ConsumerConfig, ProducerConfig
+    from millstream._receipt import AsyncReceipt, AsyncReceipts, Receipt, Receipts
+    from millstream._record import (
+        ConsumerBatch,
+        ConsumerRecord,
+        OffsetAndMetadata,
+        OffsetAndTimestamp,
+        TopicPartition,
+    )
+    from millstream._sync_admin import Admin
+    from millstream._sync_consumer import Consumer
+    from millstream._sync_producer import Producer
+
+__version__ = "0.1.0"
+
+# Where each name comes from; a test holds this, `__all__` and the imports above together.
+_MODULES = {
+    "_admin_types": (
+        "ClusterDescription",
+        "ConfigValue",
+        "GroupDescription",
+        "GroupListing",
+        "GroupOffset",
+        "LogDirInfo",
+        "LogDirPartitionInfo",
+        "MemberDescription",
+        "NewTopic",
+        "OffsetInfo",
+        "OffsetSpec",
+        "QuorumDescription",
+        "QuorumNodeInfo",
+    ),
+    "_async_admin": ("AsyncAdmin",),
+    "_async_consumer": ("AsyncConsumer",),
+    "_async_producer": ("AsyncProducer",),
+    "_batch": ("DeliveryCallback", "Durability", "RecordMetadata"),
+    "_cluster": ("NodeInfo", "PartitionInfo", "TopicInfo"),
+    "_config": ("AdminConfig", "ConsumerConfig", "ProducerConfig"),
+    "_receipt": ("AsyncReceipt", "AsyncReceipts", "Receipt", "Receipts"),
+    "_record": (
+        "ConsumerBatch",
+        "ConsumerRecord",
+        "OffsetAndMetadata",
+        "OffsetAndTimestamp",
+        "TopicPartition",
+    ),
+    "_sync_admin": ("Admin",),
+    "_sync_consumer": ("Consumer",),
+    "_sync_producer": ("Producer",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "Admin",
+    "AdminConfig",
+    "AsyncAdmin",
+    "AsyncConsumer",
+    "AsyncProducer",
+    "AsyncReceipt",
+    "AsyncReceipts",
+    "ClusterDescription",
+    "ConfigValue",
+    "Consumer",
+    "ConsumerBatch",
+    "ConsumerConfig",
+    "ConsumerRecord",
+    "DeliveryCallback",
+    "Durability",
+    "GroupDescription",
+    "GroupListing",
+    "GroupOffset",
+    "LogDirInfo",
+    "LogDirPartitionInfo",
+    "MemberDescription",
+    "NewTopic",
+    "NodeInfo",
+    "OffsetAndMetadata",
+    "OffsetAndTimestamp",
+    "OffsetInfo",
+    "OffsetSpec",
+    "PartitionInfo",
+    "Producer",
+    "ProducerConfig",
+    "QuorumDescription",
+    "QuorumNodeInfo",
+    "Receipt",
+    "Receipts",
+    "RecordMetadata",
+    "TopicInfo",
+    "TopicPartition",
+    "__version__",
+]
+__all__ += _errors.__all__
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on its first use."""
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module 'millstream' has no attribute {name!r}")
+    value = getattr(import_module(f"millstream.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

@@ -1,5 +1,7 @@
 """The base class of every error of this package; the tree is in ``_errors``."""
 
+from typing import Any
+
 
 class MillstreamError(Exception):
     """Base of all errors of this package.
@@ -13,6 +15,7 @@ class MillstreamError(Exception):
         abortable: Aborting the transaction would clear it. Always False: there are none yet.
         details: What the server added, by name.
         retry_after_ms: How long the server asks to wait before a retry; zero: no wish.
+        failures: In calls about several things: every one that failed, with its error.
     """
 
     code: str = "UNSPECIFIED"
@@ -34,6 +37,7 @@ class MillstreamError(Exception):
         self.message = message
         self.details = details or {}
         self.retry_after_ms = retry_after_ms
+        self.failures: dict[Any, MillstreamError] = {}
         if indeterminate is not None:
             self.indeterminate = indeterminate
 
