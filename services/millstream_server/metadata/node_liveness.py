@@ -35,6 +35,8 @@ _log = structlog.get_logger()
 _WATCH_MS_MIN = 20
 _WATCH_MS_MAX = 1_000
 _IDLE_CHECK_MS = 60_000
+# Shorter ones are everyday delays of an event loop.
+_PAUSE_MS_MIN = 200
 
 
 class SessionStream:
@@ -161,6 +163,13 @@ class NodeLiveness:
         for node_id, node_epoch in self.sessions.expired(self._clock.monotonic_ms()):
             await self._fence(node_id, node_epoch, "silent for its session time-out")
 
+    def allow_for_pause(self, late_ms: int) -> None:
+        """This process woke up so much later than it meant to. Heartbeats that came meanwhile wait
+        to be read, so a controller that was paused must not take the silence for the nodes'."""
+        if late_ms >= _PAUSE_MS_MIN:
+            _log.warning("the controller was paused", late_ms=late_ms)
+            self.sessions.postpone(late_ms)
+
     async def expire_request_sessions(self) -> None:
         """End the request sessions that nobody used for their time."""
         image = self._controller.image
@@ -201,6 +210,8 @@ class NodeLiveness:
         # which the heartbeats of other nodes come.
         if self._gathered is None:
             self._gathered = asyncio.get_running_loop().create_task(self._gathered_barrier())
+            # Whoever waited may be gone when it fails.
+            self._gathered.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(self._gathered)
 
     async def _gathered_barrier(self) -> int:
@@ -232,7 +243,9 @@ class NodeLiveness:
             deadline_ms = self.sessions.next_deadline_ms()
             now_ms = self._clock.monotonic_ms()
             wait_ms = _WATCH_MS_MAX if deadline_ms is None else deadline_ms - now_ms
-            await asyncio.sleep(min(max(wait_ms, _WATCH_MS_MIN), _WATCH_MS_MAX) / 1000)
+            wait_ms = min(max(wait_ms, _WATCH_MS_MIN), _WATCH_MS_MAX)
+            await asyncio.sleep(wait_ms / 1000)
+            self.allow_for_pause(self._clock.monotonic_ms() - now_ms - wait_ms)
             if not self._controller.is_active:
                 continue
             try:

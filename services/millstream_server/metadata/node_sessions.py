@@ -57,6 +57,12 @@ class NodeSessions:
         if session is not None and session.node_epoch == node_epoch:
             session.deadline_ms = max(session.deadline_ms, received_ms + session.timeout_ms)
 
+    def postpone(self, milliseconds: int) -> None:
+        """Move every deadline, after this node itself heard nothing for so long. A session that is
+        longer here than on its node is safe: the node stops first."""
+        for session in self._sessions.values():
+            session.deadline_ms += milliseconds
+
     def suspect(self, node_id: int, node_epoch: int) -> None:
         """The stream of this registration broke."""
         session = self._sessions.get(node_id)

@@ -152,6 +152,17 @@ async def test_a_change_of_controller_restarts_every_timer(bench: Bench) -> None
     assert bench.controller.image.controller_epoch == 2
 
 
+async def test_a_paused_controller_does_not_fence_for_its_own_silence(bench: Bench) -> None:
+    await bench.live(1)
+    bench.clock.advance(10_000)
+    bench.liveness.allow_for_pause(10_000)
+    await bench.liveness.fence_expired()
+    assert not bench.fenced(1)
+    bench.clock.advance(3_000)
+    await bench.liveness.fence_expired()
+    assert bench.fenced(1)
+
+
 async def test_a_broken_stream_alone_fences_nobody(bench: Bench) -> None:
     streams = [await bench.live(node_id) for node_id in (1, 2, 3)]
     bench.liveness.closed(streams[0], by_node=True)
