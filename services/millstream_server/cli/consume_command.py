@@ -113,8 +113,8 @@ def _read_alone(
         ]
         if not places:
             raise CommandError(f"{', '.join(topics)} has none of these partitions")
-        starts = gateway.resolve_positions(invocation, places, start)
-        ends = {place: end for place, (_, end) in gateway.log_bounds(invocation, places).items()}
+        starts = gateway.resolve_positions(admin, places, start)
+        ends = {place: end for place, (_, end) in gateway.log_bounds(admin, places).items()}
     progress = EndOfLog(ends if exit_at_end else None, starts)
     with invocation.consumer({"auto.offset.reset": "none"}) as consumer:
         consumer.assign([TopicPartition(*place) for place in places])
@@ -145,7 +145,7 @@ def _read_as_member(
             for partition in topic["partitions"]
         ]
         committed = gateway.committed_offsets(admin, group)
-        bounds = gateway.log_bounds(invocation, places)
+        bounds = gateway.log_bounds(admin, places)
     starts = {
         place: committed[place]["offset"] if place in committed else begin
         for place, (begin, end) in bounds.items()

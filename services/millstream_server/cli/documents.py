@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-_ROLE_PREFIX = "NODE_ROLE_"
-
 
 def document(value: Any) -> Any:
     """The value as numbers, text, lists and dictionaries: names in camelCase, ids in base64, enum
@@ -25,6 +23,8 @@ def document(value: Any) -> Any:
         return {camel(name): document(getattr(value, name)) for name in value._fields}
     if isinstance(value, Mapping):
         return {str(document(key)): document(item) for key, item in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(document(item) for item in value)
     return [document(item) for item in value]
 
 

@@ -4,11 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from millstream_server.cli.documents import document
-from millstream_server.cli.invocation import Invocation
 from millstream_server.cli.positions import StartPosition
 
 if TYPE_CHECKING:
-    from millstream import Admin
+    from millstream import Admin, OffsetSpec
 
 Place = tuple[str, int]
 
@@ -64,8 +63,8 @@ def create_partitions(admin: "Admin", name: str, total: int, *, validate_only: b
 
 def describe_configs(admin: "Admin", topic: str) -> list[dict[str, Any]]:
     """Every configuration key of a topic."""
-    (entries,) = admin.describe_configs([topic]).values()
-    return [_record(entry) for entry in entries]
+    entries = admin.describe_configs([topic])[topic]
+    return [_record(entries[key]) for key in sorted(entries)]
 
 
 def alter_configs(
@@ -77,7 +76,8 @@ def alter_configs(
     validate_only: bool,
 ) -> None:
     """Set and unset keys of a topic, all or none."""
-    admin.alter_configs(topic, set=dict(changes), unset=list(unset), validate_only=validate_only)
+    wanted: dict[str, object | None] = {**changes, **dict.fromkeys(unset)}
+    admin.alter_configs({topic: wanted}, validate_only=validate_only)
 
 
 def delete_records(admin: "Admin", before: Mapping[Place, int]) -> list[dict[str, Any]]:
@@ -93,14 +93,25 @@ def delete_records(admin: "Admin", before: Mapping[Place, int]) -> list[dict[str
 
 def list_groups(admin: "Admin") -> list[dict[str, Any]]:
     """All groups, by id."""
-    found = [_record(group) for group in admin.list_groups()]
-    return sorted(found, key=lambda group: str(group["groupId"]))
+    return [_record(group) for group in admin.list_groups()]
 
 
 def describe_group(admin: "Admin", group: str) -> dict[str, Any]:
     """A group with its members. Raises UnknownGroupError."""
     (found,) = admin.describe_groups([group])
-    return _record(found)
+    made = _record(found)
+    for member in made["members"]:
+        for name in ("owned", "target"):
+            member[name] = _by_topic(member[name])
+    return made
+
+
+def _by_topic(places: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Partitions as the proto groups them: one entry per topic."""
+    numbers: dict[str, list[int]] = {}
+    for place in places:
+        numbers.setdefault(place["topic"], []).append(place["partition"])
+    return [{"topic": topic, "partitions": sorted(of)} for topic, of in numbers.items()]
 
 
 def delete_groups(admin: "Admin", groups: Sequence[str]) -> None:
@@ -132,47 +143,59 @@ def delete_offsets(admin: "Admin", group: str, places: Iterable[Place]) -> None:
     admin.delete_group_offsets(group, [TopicPartition(*place) for place in places])
 
 
-def log_bounds(invocation: Invocation, places: Sequence[Place]) -> dict[Place, tuple[int, int]]:
-    """First offset and high watermark of partitions."""
-    from millstream import TopicPartition
+def log_bounds(admin: "Admin", places: Sequence[Place]) -> dict[Place, tuple[int, int]]:
+    """First offset and high watermark of partitions; those that cannot be read now are left
+    out."""
+    from millstream import OffsetSpec
 
-    if not places:
-        return {}
-    partitions = [TopicPartition(*place) for place in places]
-    with invocation.consumer({}) as consumer:
-        begins = consumer.beginning_offsets(partitions)
-        ends = consumer.end_offsets(partitions)
-    return {
-        (each.topic, each.partition): (begins[each], ends[each])
-        for each in partitions
-        if each in begins and each in ends
-    }
-
-
-def offsets_at(
-    invocation: Invocation, places: Sequence[Place], timestamp_ms: int
-) -> dict[Place, int | None]:
-    """First offset at or after a time; None where no record is as new."""
-    from millstream import TopicPartition
-
-    partitions = [TopicPartition(*place) for place in places]
-    with invocation.consumer({}) as consumer:
-        found = consumer.offsets_for_times(dict.fromkeys(partitions, timestamp_ms))
-    out: dict[Place, int | None] = {}
-    for each in partitions:
-        at_time = found.get(each)
-        out[each.topic, each.partition] = None if at_time is None else at_time.offset
+    begins = _list_offsets(admin, places, OffsetSpec.earliest())
+    ends = _list_offsets(admin, places, OffsetSpec.latest())
+    out: dict[Place, tuple[int, int]] = {}
+    for place in places:
+        begin, end = begins.get(place), ends.get(place)
+        if begin is not None and end is not None:
+            out[place] = (begin, end)
     return out
 
 
+def offsets_at(
+    admin: "Admin", places: Sequence[Place], timestamp_ms: int
+) -> dict[Place, int | None]:
+    """First offset at or after a time; None where no record is as new."""
+    from millstream import OffsetSpec
+
+    return _list_offsets(admin, places, OffsetSpec.at(timestamp_ms))
+
+
+def _list_offsets(
+    admin: "Admin", places: Sequence[Place], spec: "OffsetSpec"
+) -> dict[Place, int | None]:
+    """Look offsets up; partitions that fail are left out, if not all do. Raises the error then."""
+    from millstream import MillstreamError, TopicPartition
+
+    wanted = [TopicPartition(*place) for place in places]
+    while wanted:
+        try:
+            found = admin.list_offsets(dict.fromkeys(wanted, spec))
+        except MillstreamError as error:
+            failed = getattr(error, "failures", None) or {}
+            left = [place for place in wanted if place not in failed]
+            if not left or len(left) == len(wanted):
+                raise
+            wanted = left
+            continue
+        return {(each.topic, each.partition): info.offset for each, info in found.items()}
+    return {}
+
+
 def resolve_positions(
-    invocation: Invocation, places: Sequence[Place], position: StartPosition
+    admin: "Admin", places: Sequence[Place], position: StartPosition
 ) -> dict[Place, int]:
     """The offset of a position in each partition."""
-    bounds = log_bounds(invocation, places)
+    bounds = log_bounds(admin, places)
     at_time: dict[Place, int | None] = {}
     if position.kind == "time":
-        at_time = offsets_at(invocation, places, position.number)
+        at_time = offsets_at(admin, places, position.number)
     return {
         place: position.resolve(begin, end, at_time.get(place))
         for place, (begin, end) in bounds.items()

@@ -71,7 +71,7 @@ def describe(
     documents, tables = [], []
     with invocation.admin() as admin:
         for name in groups:
-            document = describe_group(invocation, admin, name)
+            document = describe_group(admin, name)
             documents.append(document)
             total = sum(row["lag"] or 0 for row in document["offsets"])
             title = (
@@ -86,7 +86,7 @@ def describe(
     invocation.output.show(documents, *tables)
 
 
-def describe_group(invocation: Invocation, admin: Any, name: str) -> dict[str, Any]:
+def describe_group(admin: Any, name: str) -> dict[str, Any]:
     """The group with one row per partition that is owned or has a committed offset."""
     document = gateway.describe_group(admin, name)
     committed = gateway.committed_offsets(admin, name)
@@ -97,7 +97,7 @@ def describe_group(invocation: Invocation, admin: Any, name: str) -> dict[str, A
         for partition in owned["partitions"]
     }
     places = sorted({*committed, *owners})
-    bounds = gateway.log_bounds(invocation, places)
+    bounds = gateway.log_bounds(admin, places)
     document["offsets"] = [
         _lag_row(place, committed.get(place), bounds.get(place), owners.get(place))
         for place in places

@@ -79,7 +79,7 @@ def reset(
     except ValueError as error:
         raise UsageError(str(error)) from None
     with invocation.admin() as admin:
-        known = _bounds(invocation, admin, group, choices, target)
+        known = _bounds(admin, group, choices, target)
         plan = plan_resets(target, known)
         if not plan:
             raise CommandError(
@@ -134,7 +134,6 @@ def choose_target(given: dict[str, Any], now: int) -> ResetTarget:
 
 
 def _bounds(
-    invocation: Invocation,
     admin: Any,
     group: str,
     choices: list[tuple[str, list[int] | None]],
@@ -152,14 +151,14 @@ def _bounds(
             for name, numbers in choices
             for number in (known[name] if numbers is None else numbers)
         ]
-    bounds = gateway.log_bounds(invocation, places)
+    bounds = gateway.log_bounds(admin, places)
     missing = [place for place in places if place not in bounds]
     if missing:
         topic, number = missing[0]
         raise CommandError(f"the bounds of {topic}:{number} cannot be read now: try again")
     at_time: dict[tuple[str, int], int | None] = {}
     if target.kind == "time":
-        at_time = gateway.offsets_at(invocation, places, target.number)
+        at_time = gateway.offsets_at(admin, places, target.number)
     return [
         PartitionBounds(
             topic=place[0],

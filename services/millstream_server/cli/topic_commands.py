@@ -123,7 +123,7 @@ def describe(invocation: Invocation, topics: _TOPICS) -> None:
     """Describe topics with their partitions, leaders, replicas and offsets."""
     with invocation.admin() as admin:
         found = gateway.describe_topics(admin, topics)
-        ends = gateway.log_bounds(invocation, _places(found))
+        ends = gateway.log_bounds(admin, _places(found))
     for topic in found:
         for partition in topic["partitions"]:
             bounds = ends.get((topic["name"], partition["partition"]))
@@ -215,7 +215,7 @@ def trim(
         places = [place for place in _places([found]) if chosen is None or place[1] in chosen]
         if not places:
             raise CommandError(f"{topic} has none of these partitions, or they have no leader")
-        targets = gateway.resolve_positions(invocation, places, position)
+        targets = gateway.resolve_positions(admin, places, position)
         if invocation.dry_run:
             rows = [
                 {"topic": name, "partition": number, "logStartOffset": target}
