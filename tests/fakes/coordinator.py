@@ -78,10 +78,10 @@ class FakeCoordinator(group_coordinator_service_pb2_grpc.GroupCoordinatorService
         join = first.join
         self.joins.append(join)
         if self.refuse_joins:
-            await _abort(context, self.refuse_joins.pop(0))
+            await abort(context, self.refuse_joins.pop(0))
         member = self.members.get(join.member_id)
         if join.member_id and member is None:
-            await _abort(context, "UNKNOWN_MEMBER")
+            await abort(context, "UNKNOWN_MEMBER")
         if member is None:
             self._count += 1
             member = FakeMember(f"member-{self._count}", set(join.topics), join.instance_id)
@@ -106,7 +106,7 @@ class FakeCoordinator(group_coordinator_service_pb2_grpc.GroupCoordinatorService
                 if item is None:
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "dropped by the test")
                 if isinstance(item, str):
-                    await _abort(context, item)
+                    await abort(context, item)
                 yield item
                 if item.WhichOneof("kind") == "left":
                     return
@@ -233,7 +233,7 @@ class FakeCoordinator(group_coordinator_service_pb2_grpc.GroupCoordinatorService
     async def CommitOffsets(self, request: Any, context: Any) -> Any:  # type: ignore[override]
         """Commits without membership."""
         if self.members:
-            await _abort(context, "GROUP_NOT_EMPTY")
+            await abort(context, "GROUP_NOT_EMPTY")
         for offset in request.offsets:
             self.store("", offset)
         results = [
@@ -243,7 +243,8 @@ class FakeCoordinator(group_coordinator_service_pb2_grpc.GroupCoordinatorService
         return pb.CommitOffsetsResponse(results=results)
 
 
-async def _abort(context: Any, name: str) -> None:
+async def abort(context: Any, name: str) -> None:
+    """End a call with a reason of the error table."""
     status = status_pb2.Status(code=9, message=name)
     info = error_details_pb2.ErrorInfo(reason=name, domain="millstream.dev")
     status.details.add().Pack(info)

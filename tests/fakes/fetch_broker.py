@@ -26,7 +26,7 @@ from millstream.v1 import (
     metadata_service_pb2_grpc,
 )
 from millstream.v1 import metadata_service_pb2 as metadata
-from tests.fakes.coordinator import FakeCoordinator
+from tests.fakes.coordinator import FakeCoordinator, abort
 
 PUSH_BYTES = 256 * 1024
 
@@ -389,7 +389,7 @@ class _Metadata(metadata_service_pb2_grpc.MetadataServiceServicer):
 
     async def DescribeTopics(self, request: Any, context: Any) -> Any:  # type: ignore[override]
         """Only used to prove that a topic is missing."""
-        await context.abort(grpc.StatusCode.NOT_FOUND, "no such topic")
+        await abort(context, "UNKNOWN_TOPIC")
 
 
 __all__ = ["FakeBroker", "FakeLog", "broker_service_pb2_grpc", "reason", "stored_batch"]

@@ -383,7 +383,7 @@ class ConsumerCore:
         """A push arrived on a fetch stream."""
         session = self._fetch_streams.get(stream_id)
         if session is not None:
-            self._stirred |= self.fetcher.received(session, response, now_ms)
+            self.fetcher.received(session, response, now_ms)
 
     def fetch_broken(self, stream_id: int, now_ms: int) -> None:
         """A fetch stream ended."""
@@ -418,8 +418,8 @@ class ConsumerCore:
 
     def take_effects(self, now_ms: int) -> list[Effect]:
         """What to do now, in order."""
-        if self._stirred:
-            self._stirred = False
+        if self.stirred:
+            self._stirred = self.fetcher.stirred = False
             self._settle(now_ms)
         for stream_id, session in self._fetch_streams.items():
             request = session.take_request()
@@ -431,7 +431,7 @@ class ConsumerCore:
     @property
     def stirred(self) -> bool:
         """True if the time of the next tick may have changed."""
-        return self._stirred
+        return self._stirred or self.fetcher.stirred
 
     def _settle(self, now_ms: int) -> None:
         self._drain_group(now_ms)

@@ -39,8 +39,8 @@ class FetchPlacement:
     ) -> None:
         self.partitions: dict[TopicPartition, Partition] = {}
         self.sessions: dict[int, FetchSession] = {}
-        # True when the cluster's leaders should be asked for again.
-        self.metadata_wanted = False
+        # True when something changed that `place`, or whoever looks offsets up, has to see.
+        self.stirred = False
         self._by_key: dict[PartitionKey, Partition] = {}
         self._limits = limits
         self._backoff_ms = backoff_ms
@@ -112,6 +112,7 @@ class FetchPlacement:
                 session.remove(partition.key)
             partition.session = None
         partition.token = 0
+        self.stirred = True
 
     # --- placing partitions on streams ----------------------------------------------------------
 
@@ -129,7 +130,6 @@ class FetchPlacement:
     def _place(self, partition: Partition, now_ms: int, find_leader: FindLeader) -> None:
         leader = find_leader(*partition.key)
         if leader is None:
-            self.metadata_wanted = True
             self._retry_later(partition, now_ms)
             return
         retry_at_ms, _ = self._node_retry.get(leader.node_id, (0, 0))
@@ -192,7 +192,7 @@ class FetchPlacement:
                 partition.session = None
                 partition.token = 0
                 partition.retry_at_ms = now_ms + delay_ms
-        self.metadata_wanted = True
+        self.stirred = True
 
     def _delay_ms(self, attempts: int) -> int:
         return int(min(BACKOFF_MS_MAX, self._backoff_ms << min(attempts, 10)))

@@ -54,9 +54,8 @@ class Fetcher(FetchPlacement):
 
     # --- what arrives ----------------------------------------------------------------------------
 
-    def received(self, session: FetchSession, response: Any, now_ms: int) -> bool:
-        """A ``RawFetchResponse`` arrived on an open session; true if a partition was stopped."""
-        stopped = False
+    def received(self, session: FetchSession, response: Any, now_ms: int) -> None:
+        """A ``RawFetchResponse`` arrived on an open session."""
         for entry in response.partitions:
             batches = entry.batches
             size = pushed_bytes(batches)
@@ -77,12 +76,10 @@ class Fetcher(FetchPlacement):
             if size:
                 self._buffer(partition, session, deque(batches), entry.log_append_time)
             if entry.error:
-                stopped = True
                 self._failed(partition, session, entry, now_ms)
             else:
                 partition.attempts = 0
                 self._node_retry.pop(session.node_id, None)
-        return stopped
 
     def _buffer(
         self,
@@ -110,8 +107,8 @@ class Fetcher(FetchPlacement):
         error.details.setdefault("partition", place)
         if isinstance(error, LogTruncatedError) and entry.HasField("truncated_offset"):
             error.details["truncated_offset"] = str(entry.truncated_offset)
+        self.stirred = True
         if error.retriable:
-            self.metadata_wanted |= error.refresh_metadata
             self._retry_later(partition, now_ms, error.retry_after_ms)
             return
         partition.buffer.append(Failure(error))
@@ -254,6 +251,7 @@ class Fetcher(FetchPlacement):
             # Whoever owns the reset policy decides.
             self._out_of_range.append((partition, error))
             partition.phase = Phase.AWAITING
+            self.stirred = True
         else:
             partition.fail(error)
 
