@@ -8,6 +8,8 @@ from zlib import crc32
 import grpc
 
 from millstream.record import build_batch, encode_records
+from millstream.record.batch import SEQUENCE_MODULUS
+from millstream.record.columns import TIMESTAMP_DELTA_MS_MAX
 from millstream.v1 import broker_service_pb2 as pb
 from millstream_raft.image import TopicState
 from millstream_server.broker.append_request import AppendRequest
@@ -19,6 +21,17 @@ from millstream_server.broker.routing import Routing
 from millstream_server.broker.validation import TIMESTAMP_MS_MAX
 from millstream_server.runtime.errors import ServiceError, error_of
 from millstream_server.runtime.ports import Clock
+
+# What a leader says, definitely, that does not know of its new partition yet.
+_NOT_READY = frozenset({"LEADER_NOT_AVAILABLE", "NOT_LEADER", "UNKNOWN_TOPIC", "UNKNOWN_PARTITION"})
+_READY_POLL_S = 0.02
+_DELTA_MS_MIN = -(1 << 31)
+
+
+def _not_ready(error: ServiceError | Refusal) -> bool:
+    if isinstance(error, Refusal):
+        return error.reason in _NOT_READY and not error.indeterminate
+    return error.reason in _NOT_READY and "indeterminate" not in error.metadata
 
 
 def key_of(record: pb.PublishRecord) -> bytes | None:
@@ -62,16 +75,18 @@ class Publishing:
         size = request.ByteSize()
         self._check(request, size)
         self._appender.check_open()
-        topic = await self._routing.topic_or_new(request.topic, request.forwarded)
+        topic = self._routing.image.topic(request.topic)
+        created = topic is None and not request.forwarded
+        if topic is None:
+            topic = await self._routing.create(request.topic)
         if topic.internal:
             raise ServiceError("INTERNAL_TOPIC", f"topic {topic.name} is written by its owner only")
-        await self._routing.wait_for_leaders(topic)
         groups = self._partition(request, topic)
         self._appender.budget.take(size, self._config.throttle_retry_ms)
         try:
             answers = await asyncio.gather(
                 *(
-                    self._publish_to(topic, number, indexes, request)
+                    self._publish_in_time(topic, number, indexes, request, created)
                     for number, indexes in groups.items()
                 ),
                 return_exceptions=True,
@@ -91,6 +106,10 @@ class Publishing:
             raise ServiceError("INVALID_REQUEST", "records: there is none")
         if request.acks not in pb.Acks.values():
             raise ServiceError("INVALID_REQUEST", f"acks: {request.acks} is not known")
+        if request.base_sequence >= SEQUENCE_MODULUS:
+            raise ServiceError("INVALID_REQUEST", "base_sequence: out of range")
+        if not request.producer_id and (request.producer_epoch or request.base_sequence):
+            raise ServiceError("INVALID_REQUEST", "producer_id: not given, but epoch or sequence")
         if request.producer_id and not request.HasField("partition"):
             raise ServiceError("INVALID_REQUEST", "partition: an idempotent producer must name it")
         for record in request.records:
@@ -112,6 +131,25 @@ class Publishing:
             number = keyless if key is None else crc32(key) % count
             groups.setdefault(number, []).append(index)
         return groups
+
+    async def _publish_in_time(
+        self,
+        topic: TopicState,
+        number: int,
+        indexes: Sequence[int],
+        request: pb.PublishRequest,
+        created: bool,
+    ) -> pb.PublishResponse:
+        """Publish; give the leaders of a topic just created a bounded time to get ready."""
+        end_ms = self._clock.monotonic_ms() + self._config.auto_create_wait_ms
+        while True:
+            try:
+                return await self._publish_to(topic, number, indexes, request)
+            except (ServiceError, Refusal) as error:
+                late = self._clock.monotonic_ms() > end_ms
+                if not created or late or not _not_ready(error):
+                    raise
+            await asyncio.sleep(_READY_POLL_S)
 
     async def _publish_to(
         self,
@@ -152,8 +190,8 @@ class Publishing:
         times = [
             record.timestamp_ms if record.HasField("timestamp_ms") else now_ms for record in records
         ]
-        batch = _build(records, times, request)
-        append = await self._append_batch(topic.topic_id, number, batch, request)
+        batches = _build_batches(records, times, request)
+        append = await self._append_batches(topic.topic_id, number, batches, request)
         return pb.PublishResponse(
             records=[
                 pb.PublishedRecord(
@@ -166,8 +204,8 @@ class Publishing:
             durability=append.durability,
         )
 
-    async def _append_batch(
-        self, topic_id: bytes, number: int, batch: bytes, request: pb.PublishRequest
+    async def _append_batches(
+        self, topic_id: bytes, number: int, batches: list[bytes], request: pb.PublishRequest
     ) -> AppendRequest:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[AppendRequest] = loop.create_future()
@@ -184,7 +222,7 @@ class Publishing:
             AppendRequest(
                 topic_id,
                 number,
-                [batch],
+                batches,
                 # An answer is due in any case, so "none" is the leader's word too.
                 acks=pb.ACKS_LEADER if request.acks == pb.ACKS_NONE else request.acks,
                 timeout_ms=request.timeout_ms,
@@ -195,8 +233,26 @@ class Publishing:
         return await future
 
 
-def _build(
+def _build_batches(
     records: Sequence[pb.PublishRecord], times: Sequence[int], request: pb.PublishRequest
+) -> list[bytes]:
+    """One batch, or more where timestamps are too far apart for one."""
+    batches = []
+    begin = 0
+    for end in range(1, len(records) + 1):
+        if end == len(records) or not (
+            _DELTA_MS_MIN <= times[end] - times[begin] <= TIMESTAMP_DELTA_MS_MAX
+        ):
+            batches.append(_build(records[begin:end], times[begin:end], request, begin))
+            begin = end
+    return batches
+
+
+def _build(
+    records: Sequence[pb.PublishRecord],
+    times: Sequence[int],
+    request: pb.PublishRequest,
+    begin: int,
 ) -> bytes:
     keys = [key_of(record) for record in records]
     headers = [
@@ -207,17 +263,13 @@ def _build(
         for record in records
     ]
     base = times[0]
-    try:
-        payload = encode_records(
-            [value_of(record) for record in records],
-            None if all(key is None for key in keys) else keys,
-            None if all(time == base for time in times) else [time - base for time in times],
-            headers if any(headers) else None,
-        )
-    except OverflowError:
-        raise ServiceError(
-            "INVALID_REQUEST", "records.timestamp_ms: more than 24 days apart in one call"
-        ) from None
+    payload = encode_records(
+        [value_of(record) for record in records],
+        None if all(key is None for key in keys) else keys,
+        None if all(time == base for time in times) else [time - base for time in times],
+        headers if any(headers) else None,
+    )
+    sequence = (request.base_sequence + begin) % SEQUENCE_MODULUS if request.producer_id else 0
     return build_batch(
         payload,
         record_count=len(records),
@@ -225,7 +277,7 @@ def _build(
         max_timestamp_ms=max(times),
         producer_id=request.producer_id,
         producer_epoch=request.producer_epoch,
-        base_sequence=request.base_sequence,
+        base_sequence=sequence,
     )
 
 

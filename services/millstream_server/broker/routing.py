@@ -1,7 +1,5 @@
 """From topic names to the brokers that lead: what every call of any broker needs first."""
 
-import asyncio
-
 from millstream_raft.image import Image, PartitionState, TopicState
 from millstream_server.broker.config import BrokerConfig
 from millstream_server.cluster.metadata_plane import NodePlane
@@ -64,15 +62,12 @@ class Routing:
             )
         return leader_id
 
-    async def topic_or_new(self, name: str, forwarded: bool) -> TopicState:
-        """The topic of a name; created with the cluster's defaults if that is switched on.
+    async def create(self, name: str) -> TopicState:
+        """Create a topic with the cluster's defaults, if that is switched on.
 
         Raises ServiceError UNKNOWN_TOPIC, INVALID_TOPIC_NAME, or what the controller answers.
         """
-        topic = self.image.topic(name)
-        if topic is not None:
-            return topic
-        if not self._config.auto_create_topics or forwarded:
+        if not self._config.auto_create_topics:
             return self.topic(name)
         wait_ms = self._config.auto_create_wait_ms
         response = await self._cluster.execute(
@@ -83,24 +78,3 @@ class Routing:
         )
         await self._cluster.wait_for_version(response.version, timeout_ms=wait_ms)
         return self.topic(name)
-
-    async def wait_for_leaders(self, topic: TopicState) -> None:
-        """Wait until every partition of a new topic has a leader, for a bounded time."""
-
-        def led() -> bool:
-            now = self.image.topics.get(topic.topic_id)
-            return now is None or all(state.leader_id is not None for state in now.partitions)
-
-        if led():
-            return
-        changed = asyncio.Event()
-        unsubscribe = self._cluster.subscribe(lambda _: changed.set())
-        try:
-            async with asyncio.timeout(self._config.auto_create_wait_ms / 1000):
-                while not led():
-                    await changed.wait()
-                    changed.clear()
-        except TimeoutError:
-            pass  # the leader check that follows says which partition has none
-        finally:
-            unsubscribe()
