@@ -85,6 +85,7 @@ class CrashFiles:
         #: Operations so far, by name; and how many more may happen before the crash.
         self.operations: list[str] = []
         self.crash_at: int | None = None
+        self.crashed = False
         self.failing_syncs = 0
         self.full = False
 
@@ -93,7 +94,9 @@ class CrashFiles:
         if self.full and name == "write":
             raise OSError(28, "no space left on device")
         self.operations.append(name)
-        return self.crash_at is not None and len(self.operations) > self.crash_at
+        if self.crash_at is not None and len(self.operations) > self.crash_at:
+            self.crashed = True
+        return self.crashed
 
     def after_power_loss(self, chance: Random | None = None) -> "CrashFiles":
         """What the disk holds after the power went. With ``chance``, of what was never synced some

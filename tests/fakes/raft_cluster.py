@@ -260,10 +260,12 @@ class LayeredNode:
     def put(self, value: str) -> None:
         acks = self.cluster.acks
         content = storage.RaftEntryBatch(entries=[value.ljust(ENTRY_BYTES, ".").encode()])
-        self.core.propose(
-            content.SerializeToString(),
-            lambda results: acks.__setitem__(value, results is not None),
-        )
+
+        def done(results: list[bytes] | None) -> None:
+            if not self.files.crashed:
+                acks[value] = results is not None
+
+        self.core.propose(content.SerializeToString(), done)
 
     def compact(self) -> None:
         self.core.compact()

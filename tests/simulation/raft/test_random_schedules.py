@@ -13,6 +13,7 @@ from random import Random
 import pytest
 
 from millstream_raft.rules import Rule
+from tests.fakes.crash_files import Crash
 from tests.fakes.raft_cluster import SCENARIO_RULES, Cluster, LayeredNode
 
 SCHEDULES = int(os.environ.get("RAFT_SCHEDULES", "12"))
@@ -81,6 +82,19 @@ class Schedule:
             self.cluster[self.chance.choice(leaders)].put(f"v{self.values}")
 
     def event(self) -> None:
+        """Let one thing happen; a node that crashed in it is down afterwards."""
+        try:
+            self.happen()
+        except Crash:
+            pass
+        self.bury()
+
+    def bury(self) -> None:
+        for node in self.up:
+            if self.cluster[node].files.crashed:
+                self.crash(node, power_loss=self.chance.random() < 0.5)
+
+    def happen(self) -> None:
         chance, cluster = self.chance, self.cluster
         node = chance.choice(cluster.ids)
         other = chance.choice([each for each in cluster.ids if each != node])
@@ -105,13 +119,19 @@ class Schedule:
             self.connect(node, other)
         elif draw < 0.98:
             if running and len(self.up) > 1:
-                self.crash(node, power_loss=chance.random() < 0.5)
+                if chance.random() < 0.5:  # in the middle of what it writes next
+                    files = cluster[node].files
+                    files.crash_at = len(files.operations) + chance.randrange(6)
+                else:
+                    self.crash(node, power_loss=chance.random() < 0.5)
             elif not running:
                 self.start(node)
         elif running:
             cluster[node].compact()
 
     def heal(self) -> None:
+        for node in self.up:
+            self.cluster[node].files.crash_at = None
         for node in list(self.disks):
             self.start(node)
         for one in self.cluster.ids:
