@@ -162,7 +162,9 @@ class ImageFollower:
         if error is not None:
             raise error
         assert start_offset is not None
-        replica.deliver(own.begin_epoch(state.leader_epoch, start_offset, log.synced_end_offset))
+        replica.deliver(
+            own.begin_epoch(state.leader_epoch, start_offset, log.end_offset, log.synced_end_offset)
+        )
         self._sync_if_behind(replica)
         _log.info(
             "leading",

@@ -154,13 +154,15 @@ class Partition:
         return outcomes
 
     def begin_epoch(
-        self, leader_epoch: int, start_offset: int, synced_end_offset: int
+        self, leader_epoch: int, start_offset: int, end_offset: int, synced_end_offset: int
     ) -> list[Outcome]:
         """(leader epoch, its start offset) is durable now: start to lead (invariant 9)."""
         if leader_epoch != self.leader_epoch or self.role is not Role.STARTING:
             return []  # another election overtook this one
         self._step(Event.EPOCH_BEGUN)
-        self._set_ends(start_offset, synced_end_offset)
+        self._set_ends(end_offset, synced_end_offset)
+        # Before the end if this very epoch was begun earlier, and then its log opened anew.
+        self.epoch_start_offset = start_offset
         return self._advance()
 
     def _set_ends(self, end_offset: int, synced_end_offset: int) -> None:

@@ -26,7 +26,7 @@ THREE = replace(ALONE, replicas=(1, 2, 3), isr=(1, 2, 3), min_isr=2)
 def leading(state: PartitionState = ALONE, end: int = 10) -> Partition:
     partition = Partition(TOPIC, "logs", 0, 1)
     partition.elect(state, end, end)
-    partition.begin_epoch(state.leader_epoch, end, end)
+    partition.begin_epoch(state.leader_epoch, end, end, end)
     return partition
 
 
@@ -56,7 +56,7 @@ def test_an_elected_leader_waits_for_its_epoch_to_be_durable() -> None:
     partition.elect(ALONE, 10, 10)
     with pytest.raises(Refusal, match="LEADER_NOT_AVAILABLE"):
         partition.check_produce(5, True)
-    partition.begin_epoch(5, 10, 10)
+    partition.begin_epoch(5, 10, 10, 10)
     partition.check_produce(5, True)
     assert partition.epoch_start_offset == 10
     assert partition.high_watermark == 10
@@ -66,7 +66,7 @@ def test_a_begun_epoch_that_was_overtaken_changes_nothing() -> None:
     partition = Partition(TOPIC, "logs", 0, 1)
     partition.elect(ALONE, 10, 10)
     partition.elect(replace(ALONE, leader_epoch=6, partition_epoch=8), 10, 10)
-    partition.begin_epoch(5, 10, 10)
+    partition.begin_epoch(5, 10, 10, 10)
     assert partition.role is Role.STARTING
 
 
