@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import grpc
 from prometheus_client import CollectorRegistry
 
+from millstream_raft.consensus import StateMachine
 from millstream_raft.decide import ClusterDefaults
 from millstream_server.cluster.config import ClusterConfig
 from millstream_server.cluster.metadata_plane import NodeRegistration
@@ -68,8 +69,8 @@ class MetadataCluster:
             metrics=self.registry,
         )
 
-    def _consensus(self, state_machine: object) -> InstantConsensus:
-        self.consensus = InstantConsensus(state_machine, node_id=METADATA_NODE_ID)  # type: ignore[arg-type]
+    def _consensus(self, state_machine: StateMachine) -> InstantConsensus:
+        self.consensus = InstantConsensus(state_machine, node_id=METADATA_NODE_ID)
         return self.consensus
 
     async def node(

@@ -15,7 +15,7 @@ import structlog
 
 from millstream_raft.commands import encode_entry
 from millstream_raft.consensus import Consensus, NotProposed, OutcomeUnknown
-from millstream_raft.decide import decide
+from millstream_raft.decide import Decision, decide
 from millstream_raft.delta import Delta
 from millstream_raft.image import Image
 from millstream_raft.refusal import Refused
@@ -149,34 +149,55 @@ class Controller:
         return self.image.version
 
     async def _decide_and_commit(self, request: pb.ExecuteRequest) -> pb.ExecuteResponse:
+        # A deposed controller would refuse, or find nothing to do, by what was true once. So an
+        # answer without a commit is given only on an image that a barrier has proven to be new.
+        proven = False
         for _ in range(self._config.conflict_retries_max):
-            if self._epoch is None:
-                raise self.not_controller()
+            image = self.image
             try:
-                decision = decide(
-                    self.image,
-                    request,
-                    topic_id=self._random.randbytes(16),
-                    defaults=self._config.defaults,
-                )
-            except Refused as refused:
-                raise ServiceError(refused.reason, refused.message) from None
-            if not decision.commands:
-                # Decided on what this node knows: prove that it is still the one who decides.
-                await self.read_barrier()
-                return decision.reply
-            try:
-                result = await self.commit(
-                    decision.commands,
-                    request_id=decision.request_id,
-                    reply=decision.reply.SerializeToString(),
-                )
-            except ServiceError as error:
-                if error.reason != "VERSION_CONFLICT":
-                    raise
+                decision = self._decide(request)
+            except ServiceError as refusal:
+                if not proven and refusal.reason != "NOT_CONTROLLER":
+                    proven = True
+                    await self.read_barrier()
+                    if self.image is not image:
+                        continue
+                raise
+            if decision.commands:
+                try:
+                    return await self._commit_decision(decision)
+                except ServiceError as error:
+                    if error.reason != "VERSION_CONFLICT":
+                        raise
                 continue
-            return pb.ExecuteResponse.FromString(result.reply)
+            if not proven:
+                proven = True
+                await self.read_barrier()
+                if self.image is not image:
+                    continue
+            return decision.reply
         raise ServiceError("VERSION_CONFLICT", "the metadata keeps changing; try again")
+
+    def _decide(self, request: pb.ExecuteRequest) -> Decision:
+        if self._epoch is None:
+            raise self.not_controller()
+        try:
+            return decide(
+                self.image,
+                request,
+                topic_id=self._random.randbytes(16),
+                defaults=self._config.defaults,
+            )
+        except Refused as refused:
+            raise ServiceError(refused.reason, refused.message) from None
+
+    async def _commit_decision(self, decision: Decision) -> pb.ExecuteResponse:
+        result = await self.commit(
+            decision.commands,
+            request_id=decision.request_id,
+            reply=decision.reply.SerializeToString(),
+        )
+        return pb.ExecuteResponse.FromString(result.reply)
 
     async def _propose(self, entry: bytes) -> command_pb.MetadataEntryResult:
         begun_ms = self._clock.monotonic_ms()

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from millstream.v1 import metadata_service_pb2 as public
 from millstream_raft.commands import encode_entry
+from millstream_raft.consensus import StateMachine
 from millstream_server.metadata.app import MetadataApp
 from millstream_server.metadata.config import MetadataConfig
 from millstream_server.metadata.node_liveness import SessionStream
@@ -55,8 +56,8 @@ class Bench:
         )
         made: list[InstantConsensus] = []
 
-        def consensus(machine: object) -> InstantConsensus:
-            made.append(InstantConsensus(machine, node_id=1))  # type: ignore[arg-type]
+        def consensus(machine: StateMachine) -> InstantConsensus:
+            made.append(InstantConsensus(machine, node_id=1))
             return made[0]
 
         self.app = MetadataApp(
