@@ -23,22 +23,32 @@ class SyncProduceStream:
 
     def __init__(
         self,
-        client: SyncClient,
-        address: str,
         *,
         encode: Callable[[ProduceCall], bytes],
         on_written: Callable[[ProduceCall], None],
         on_response: Callable[[ProduceResponse], None],
         on_broken: "Callable[[SyncProduceStream, MillstreamError], None]",
     ) -> None:
-        self._address = address
+        self._address = ""
         self._encode = encode
         self._on_written = on_written
         self._on_response = on_response
         self._on_broken = on_broken
         self._queue: queue.SimpleQueue[ProduceCall | None] = queue.SimpleQueue()
         self._reason: MillstreamError | None = None
-        self._stream: Any = client.open_stream(PRODUCE_PATH, address, self._requests())
+        self._stream: Any = None
+        self._reading: threading.Thread | None = None
+
+    def open(self, client: SyncClient, address: str) -> None:
+        """Connect. Whatever goes wrong is told by ``on_broken``."""
+        self._address = address
+        try:
+            self._stream = client.open_stream(PRODUCE_PATH, address, self._requests())
+        except (MillstreamError, ValueError) as error:  # the client was closed
+            self._on_broken(self, UnavailableError(str(error)))
+            return
+        if self._reason is not None:
+            self._stream.cancel()
         self._reading = threading.Thread(
             target=self._read, name=f"millstream-read-{address}", daemon=True
         )
@@ -51,14 +61,15 @@ class SyncProduceStream:
     def end(self, reason: MillstreamError) -> None:
         """Break the stream; ``on_broken`` follows with this reason."""
         self._reason = self._reason or reason
-        self._stream.cancel()
+        if self._stream is not None:
+            self._stream.cancel()
         self._queue.put(None)
 
     def close(self) -> None:
         """End the stream and its threads, silently."""
         self._on_broken = lambda stream, error: None
         self.end(ClientClosedError("the producer is closed"))
-        if self._reading is not threading.current_thread():
+        if self._reading is not None and self._reading is not threading.current_thread():
             self._reading.join(timeout=1)
 
     def _requests(self) -> Iterator[bytes]:
