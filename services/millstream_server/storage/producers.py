@@ -11,7 +11,7 @@ goes through ``apply``, live, on followers and at recovery. ``check`` only answe
     higher epoch: sequence 0 → APPEND, other                      → OUT_OF_ORDER
     anything else                                                 → OUT_OF_ORDER
 
-Sequences wrap at 2^31; a sequence is "below" another if it is less than half the circle behind.
+Sequences wrap at 2^31; "below" is what lies nearer to the front of the window than to its end.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -94,10 +94,11 @@ def decide(state: ProducerState | None, header: BatchHeader, *, expired: bool = 
     for batch in state.batches:
         if batch.first_sequence == sequence and batch.last_sequence == last:
             return Verdict(Decision.DUPLICATE_HIT, *batch[2:])
-    # Negative distance to the oldest batch kept, the short way round the circle.
+    # Below the window or ahead of it: whichever is nearer on the circle.
     behind = (state.batches[0].first_sequence - last) % SEQUENCE_MODULUS
+    ahead = (sequence - state.batches[-1].last_sequence) % SEQUENCE_MODULUS
     complete = len(state.batches) < BATCHES_KEPT and state.batches[0].first_sequence == 0
-    if 0 < behind < SEQUENCE_MODULUS // 2 and not complete:  # nothing is below a first batch
+    if 0 < behind < ahead and not complete:  # nothing is below the first batch of all
         return _DUPLICATE
     return _OUT_OF_ORDER
 

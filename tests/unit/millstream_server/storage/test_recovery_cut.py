@@ -1,4 +1,4 @@
-"""A torn tail is cut wherever it is torn: every byte of the last batches is tried (invariant 34)."""
+"""A torn tail is cut wherever it is torn: every byte of the last batches is tried (rule 34)."""
 
 import pytest
 
