@@ -15,6 +15,7 @@ from millstream_server.broker.app import BrokerApp
 from millstream_server.broker.config import BrokerConfig
 from millstream_server.broker.partition import Role
 from millstream_server.broker.replica import Replica
+from millstream_server.runtime.grpc_metrics import GrpcServerMetrics, MetricsInterceptor
 from millstream_server.runtime.identity import NodeIdentity
 from millstream_server.runtime.ports import Files
 from millstream_server.runtime.system import SystemClock, SystemFiles
@@ -51,7 +52,8 @@ class BrokerNode:
             random=Random(node_id),
             metrics=self.registry,
         )
-        self.server = grpc.aio.server(options=_OPTIONS)
+        interceptors = (MetricsInterceptor(GrpcServerMetrics(self.registry)),)
+        self.server = grpc.aio.server(interceptors=interceptors, options=_OPTIONS)
         self.port = self.server.add_insecure_port("127.0.0.1:0")
         self._channel: grpc.aio.Channel | None = None
         self._stopped = False
@@ -121,8 +123,8 @@ class BrokerNode:
             return True
 
         async with asyncio.timeout(10):
-            while not leading():
-                await asyncio.sleep(0)  # noqa: ASYNC110
+            while not leading():  # noqa: ASYNC110
+                await asyncio.sleep(0)
 
     def scrape(self, name: str, **labels: str) -> float | None:
         """The value of a metric."""

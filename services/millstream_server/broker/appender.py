@@ -89,22 +89,23 @@ class Appender:
         permanent = None
         if replica.state.topic == OFFSETS_TOPIC and number < len(shards):
             permanent = shards[number].producer_id
+        known = replica.log.producers.get(permanent) if permanent is not None else None
+        newest = known.epoch if known is not None else -1
         for _, header in request.batches:
             if permanent is None or header.producer_id != permanent:
                 raise Refusal(
                     "INTERNAL_TOPIC",
                     f"partition {number} of {replica.state.topic} is written by its owner only",
                 )
-            known = replica.log.producers.get(permanent)
             is_fence = header.attributes & ATTRIBUTE_CONTROL
-            newer = known is None or header.producer_epoch > known.epoch
-            if newer and not is_fence:
+            if header.producer_epoch > newest and not is_fence:
                 raise Refusal(
                     "INVALID_PRODUCER_EPOCH",
                     f"epoch {header.producer_epoch} of the shard has written no fence yet",
                 )
             if is_fence and header.base_sequence:
                 raise Refusal("INVALID_REQUEST", "base_sequence: a fence has sequence zero")
+            newest = max(newest, header.producer_epoch)
 
     def _checked(
         self, replica: Replica, request: AppendRequest, _: None, error: BaseException | None

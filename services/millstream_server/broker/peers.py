@@ -1,5 +1,6 @@
 """Calls to the other brokers: one channel per node, opened on first use (one-hop proxying)."""
 
+import asyncio
 from collections.abc import Callable
 
 import grpc
@@ -32,6 +33,7 @@ class Peers:
     ) -> None:
         self._open_channel = open_channel
         self._channels: dict[str, grpc.aio.Channel] = {}
+        self._closing: set[asyncio.Future[None]] = set()
 
     def stub(self, image: Image, node_id: int) -> "pb_grpc.BrokerServiceAsyncStub":
         """Stub of a broker. Raises ServiceError LEADER_NOT_AVAILABLE if it is not registered."""
@@ -43,12 +45,18 @@ class Peers:
         channel = self._channels.get(address)
         if channel is None:
             if len(self._channels) >= _CHANNELS_MAX:
-                raise ServiceError("THROTTLED", "too many brokers are forwarded to")
+                self._drop_oldest()
             channel = self._channels[address] = self._open_channel(address)
         return pb_grpc.BrokerServiceStub(channel)
+
+    def _drop_oldest(self) -> None:
+        """Make room for a broker that came back elsewhere; an old address is rarely used again."""
+        oldest = self._channels.pop(next(iter(self._channels)))
+        closing = asyncio.ensure_future(oldest.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
         """Close the channels; calls in flight fail."""
         channels, self._channels = list(self._channels.values()), {}
-        for channel in channels:
-            await channel.close()
+        await asyncio.gather(*(channel.close() for channel in channels), *self._closing)
