@@ -59,6 +59,7 @@ def apply_register_node(builder: ImageBuilder, command: pb.RegisterNode) -> None
         clean_shutdown=command.clean_shutdown,
         served_epoch=before.served_epoch if before is not None and same_directory else 0,
         registered_version=builder.version,
+        session_timeout_ms=command.session_timeout_ms,
     )
     builder.next_node_epoch += 1
     builder.number = after.epoch

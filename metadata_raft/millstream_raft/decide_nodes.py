@@ -14,7 +14,11 @@ ROLE_NAMES = {1: "broker", 2: "metadata", 3: "coordinator"}
 
 
 def decide_registration(
-    image: Image, registration: pb.Registration, *, predecessor_is_dead: bool
+    image: Image,
+    registration: pb.Registration,
+    *,
+    predecessor_is_dead: bool,
+    session_timeout_ms: int,
 ) -> Commands:
     """Register a node; nothing to commit when this incarnation is registered already.
 
@@ -54,6 +58,7 @@ def decide_registration(
                 directory_id=registration.directory_id,
                 previous_epoch=registration.previous_epoch,
                 clean_shutdown=registration.clean_shutdown,
+                session_timeout_ms=session_timeout_ms,
             )
         )
     )

@@ -45,6 +45,9 @@ class NodeState:
     served_epoch: int = 0
     # Version of the image that first held this registration.
     registered_version: int = 0
+    # Session time-out granted, milliseconds. A new controller must wait as long as any before it
+    # granted, or it could fence a node that is still within its session.
+    session_timeout_ms: int = 0
 
     @property
     def may_lead(self) -> bool:

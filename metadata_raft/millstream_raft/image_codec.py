@@ -186,6 +186,7 @@ def _node_record(node: NodeState) -> pb.NodeRecord:
         clean_shutdown=node.clean_shutdown,
         served_epoch=node.served_epoch,
         registered_version=node.registered_version,
+        session_timeout_ms=node.session_timeout_ms,
     )
 
 
@@ -206,6 +207,7 @@ def _node_of(record: pb.NodeRecord) -> NodeState:
         clean_shutdown=record.clean_shutdown,
         served_epoch=record.served_epoch,
         registered_version=record.registered_version,
+        session_timeout_ms=record.session_timeout_ms,
     )
 
 

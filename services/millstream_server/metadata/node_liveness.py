@@ -97,7 +97,10 @@ class NodeLiveness:
         image = self._controller.image
         try:
             commands = decide_registration(
-                image, registration, predecessor_is_dead=self._predecessor_is_dead(registration)
+                image,
+                registration,
+                predecessor_is_dead=self._predecessor_is_dead(registration),
+                session_timeout_ms=self._timeout_ms(registration),
             )
         except Refused as refused:
             raise ServiceError(refused.reason, refused.message) from None
@@ -108,7 +111,7 @@ class NodeLiveness:
         node = self._controller.image.node(registration.node_id)
         if node is None or node.incarnation_id != registration.incarnation_id:
             raise ServiceError("STALE_NODE_EPOCH", "another incarnation has registered")
-        timeout_ms = self._timeout_ms(registration)
+        timeout_ms = node.session_timeout_ms
         self.sessions.open(node.node_id, node.epoch, timeout_ms, self._clock.monotonic_ms())
         stream = SessionStream(node.node_id, node.epoch)
         replaced, self._streams[node.node_id] = self._streams.get(node.node_id), stream
@@ -226,12 +229,12 @@ class NodeLiveness:
             self._end_streams(self._controller.not_controller())
             return
         live = [
-            (node.node_id, node.epoch)
+            (node.node_id, node.epoch, node.session_timeout_ms)
             for node in self._controller.image.nodes.values()
             if not node.fenced
         ]
         now_ms = self._clock.monotonic_ms()
-        self.sessions.restart(live, self._config.session_timeout_ms, now_ms)
+        self.sessions.restart(live, now_ms)
 
     def _end_streams(self, error: ServiceError) -> None:
         for stream in tuple(self._streams.values()):

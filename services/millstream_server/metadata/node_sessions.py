@@ -32,13 +32,14 @@ class NodeSessions:
     def __init__(self) -> None:
         self._sessions: dict[int, NodeSession] = {}
 
-    def restart(self, nodes: Iterable[tuple[int, int]], timeout_ms: int, now_ms: int) -> None:
-        """Begin anew as a new controller: every live (node id, epoch) gets its whole time-out.
+    def restart(self, nodes: Iterable[tuple[int, int, int]], now_ms: int) -> None:
+        """Begin anew as a new controller: every live (node id, epoch, time-out in milliseconds)
+        gets its whole time-out.
 
         They are not suspected: a change of controller breaks every stream (invariant 38)."""
         self._sessions = {
             node_id: NodeSession(node_id, epoch, timeout_ms, now_ms + timeout_ms, False)
-            for node_id, epoch in nodes
+            for node_id, epoch, timeout_ms in nodes
         }
 
     def clear(self) -> None:

@@ -251,6 +251,7 @@ class RegisterNode(_message.Message):
     DIRECTORY_ID_FIELD_NUMBER: _builtins.int
     PREVIOUS_EPOCH_FIELD_NUMBER: _builtins.int
     CLEAN_SHUTDOWN_FIELD_NUMBER: _builtins.int
+    SESSION_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.int
     """Id of the node."""
     incarnation_id: _builtins.bytes
@@ -269,6 +270,8 @@ class RegisterNode(_message.Message):
     """Node epoch that the log directory remembers. Zero: none."""
     clean_shutdown: _builtins.bool
     """True if the log directory was closed cleanly under `previous_epoch`."""
+    session_timeout_ms: _builtins.int
+    """Session time-out granted, milliseconds."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the node does: "broker", "coordinator"."""
@@ -286,10 +289,11 @@ class RegisterNode(_message.Message):
         directory_id: _builtins.bytes = ...,
         previous_epoch: _builtins.int = ...,
         clean_shutdown: _builtins.bool = ...,
+        session_timeout_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clean_shutdown", b"clean_shutdown", "directory_id", b"directory_id", "host", b"host", "incarnation_id", b"incarnation_id", "node_id", b"node_id", "port", b"port", "previous_epoch", b"previous_epoch", "rack", b"rack", "roles", b"roles", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clean_shutdown", b"clean_shutdown", "directory_id", b"directory_id", "host", b"host", "incarnation_id", b"incarnation_id", "node_id", b"node_id", "port", b"port", "previous_epoch", b"previous_epoch", "rack", b"rack", "roles", b"roles", "session_timeout_ms", b"session_timeout_ms", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -838,6 +842,7 @@ class NodeRecord(_message.Message):
     CLEAN_SHUTDOWN_FIELD_NUMBER: _builtins.int
     SERVED_EPOCH_FIELD_NUMBER: _builtins.int
     REGISTERED_VERSION_FIELD_NUMBER: _builtins.int
+    SESSION_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.int
     """Id of the node."""
     epoch: _builtins.int
@@ -866,6 +871,8 @@ class NodeRecord(_message.Message):
     """Highest epoch under which the node was unfenced."""
     registered_version: _builtins.int
     """Version that first held the registration."""
+    session_timeout_ms: _builtins.int
+    """Session time-out granted, milliseconds; every later controller grants as much."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the node does, sorted."""
@@ -888,10 +895,11 @@ class NodeRecord(_message.Message):
         clean_shutdown: _builtins.bool = ...,
         served_epoch: _builtins.int = ...,
         registered_version: _builtins.int = ...,
+        session_timeout_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clean_shutdown", b"clean_shutdown", "directory_id", b"directory_id", "epoch", b"epoch", "fenced", b"fenced", "host", b"host", "incarnation_id", b"incarnation_id", "log_dir_offline", b"log_dir_offline", "node_id", b"node_id", "port", b"port", "rack", b"rack", "registered_version", b"registered_version", "roles", b"roles", "served_epoch", b"served_epoch", "shutting_down", b"shutting_down", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clean_shutdown", b"clean_shutdown", "directory_id", b"directory_id", "epoch", b"epoch", "fenced", b"fenced", "host", b"host", "incarnation_id", b"incarnation_id", "log_dir_offline", b"log_dir_offline", "node_id", b"node_id", "port", b"port", "rack", b"rack", "registered_version", b"registered_version", "roles", b"roles", "served_epoch", b"served_epoch", "session_timeout_ms", b"session_timeout_ms", "shutting_down", b"shutting_down", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

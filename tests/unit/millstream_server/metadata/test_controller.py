@@ -153,6 +153,21 @@ async def test_a_change_of_controller_restarts_every_timer(bench: Bench) -> None
     assert bench.controller.image.controller_epoch == 2
 
 
+async def test_a_new_controller_waits_as_long_as_the_one_before_granted(bench: Bench) -> None:
+    stream, registered = await bench.register(1, session_timeout_ms=20_000)
+    assert registered.session_timeout_ms == 20_000
+    await bench.beat(stream, registered.version)
+    bench.consensus.depose(OTHER)
+    bench.consensus.lead()
+    await bench.active()
+    bench.clock.advance(19_999)
+    await bench.liveness.fence_expired()
+    assert not bench.fenced(1)
+    bench.clock.advance(1)
+    await bench.liveness.fence_expired()
+    assert bench.fenced(1)
+
+
 async def test_a_paused_controller_does_not_fence_for_its_own_silence(bench: Bench) -> None:
     await bench.live(1)
     bench.clock.advance(10_000)

@@ -37,7 +37,7 @@ def test_a_new_controller_gives_everybody_the_whole_time_out_and_suspects_nobody
     sessions.open(1, 10, TIMEOUT_MS, clock.monotonic_ms())
     sessions.suspect(1, 10)
     clock.advance(TIMEOUT_MS - 1)
-    sessions.restart([(1, 10), (2, 11)], TIMEOUT_MS, clock.monotonic_ms())
+    sessions.restart([(1, 10, TIMEOUT_MS), (2, 11, TIMEOUT_MS)], clock.monotonic_ms())
     assert not sessions.is_suspected(1, 10)
     clock.advance(TIMEOUT_MS - 1)
     assert sessions.expired(clock.monotonic_ms()) == []
