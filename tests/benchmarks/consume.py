@@ -88,8 +88,7 @@ def read_each_sync(address: str, records: int) -> int:
 
 
 def _consumer(kind: Callable[..., object], address: str) -> "Consumer | AsyncConsumer":
-    consumer = kind("bench", bootstrap_servers=address, auto_offset_reset="earliest")
-    return consumer  # type: ignore[return-value]
+    return kind("bench", bootstrap_servers=address, auto_offset_reset="earliest")  # type: ignore[return-value]
 
 
 def main() -> None:

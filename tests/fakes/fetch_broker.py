@@ -221,9 +221,11 @@ class FakeBroker:
                 if await self._push_round(reading, credit, context):
                     continue
                 waits = [asyncio.ensure_future(one.wait()) for one in (took, changed, cut)]
-                await asyncio.wait((*waits, taker), return_when=asyncio.FIRST_COMPLETED)
-                for wait in waits:
-                    wait.cancel()
+                try:
+                    await asyncio.wait((*waits, taker), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for wait in waits:
+                        wait.cancel()
                 if taker.done():
                     return
         finally:
