@@ -267,7 +267,9 @@ class FetchRequest(_message.Message):
     REMOVALS_FIELD_NUMBER: _builtins.int
     CREDIT_BYTES_FIELD_NUMBER: _builtins.int
     credit_bytes: _builtins.int
-    """Bytes of batches that the broker may push beyond what was granted before."""
+    """Bytes that the broker may push beyond what was granted before, counted as `FetchedPartition.batches` is encoded: each
+    batch with its tag and length. Give back everything consumed or dropped, or a batch larger than the rest never comes.
+    """
     @_builtins.property
     def settings(self) -> Global___FetchSettings:
         """Settings; read from the first message of the stream only."""
