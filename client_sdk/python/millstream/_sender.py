@@ -69,7 +69,7 @@ class Sender(Settlement):
         for queue in list(active):
             self._collect_queue(queue, now_ms, calls)
             if queue.idle:
-                del active[queue]
+                active.pop(queue, None)
         return [call for of_node in calls.values() for call in of_node]
 
     def _collect_queue(

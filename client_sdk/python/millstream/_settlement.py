@@ -106,6 +106,8 @@ class Settlement:
         """The batch leaves the sender."""
         if batch in queue.in_flight:
             queue.in_flight.remove(batch)
+        if queue.idle:
+            self._accumulator.active.pop(queue, None)
         batch.complete(error, base_offset, append_timestamp_ms, durability)
         self.on_done(batch)
 

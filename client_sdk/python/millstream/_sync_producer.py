@@ -1,6 +1,7 @@
 """``Producer``: sends records from any thread, without an event loop."""
 
 import contextlib
+import threading
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -85,6 +86,8 @@ class Producer:
 
     def on_fork(self) -> None:
         """The process forked: refuse everything in the child."""
+        # Another thread may have held the lock at that moment.
+        self._lock = threading.Lock()
         self._core.refuse(
             lambda: ForkedError("the process forked after this producer was made; make a new one")
         )
