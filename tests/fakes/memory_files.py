@@ -359,7 +359,9 @@ class MemoryFiles:
         """See ``Files``."""
         with self.lock:
             self._begin("sync_directory", path)
-            folder = self._folders[path]
+            folder = self._folders.get(path)
+            if folder is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
             folder.durable = dict(folder.cached)
 
     def disk_usage(self, path: str) -> tuple[int, int]:

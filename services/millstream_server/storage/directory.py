@@ -203,7 +203,8 @@ class LogDirectory:
 
     def damaged_logs(self) -> list[LogKey]:
         """Logs that are offline because rot was found in them."""
-        return [log.key for log in self.logs.values() if isinstance(log.failure, LogDamagedError)]
+        logs = list(self.logs.values())
+        return [log.key for log in logs if isinstance(log.failure, LogDamagedError)]
 
     # -- logs ------------------------------------------------------------------------------------
     def create_log(self, topic_id: bytes, partition: int, config: LogConfig) -> Log:
@@ -221,6 +222,7 @@ class LogDirectory:
             self.logs[key].configure(config)
             return self.logs[key]
         folder = f"{self.path}/{key.folder_name}"
+        self._points.expect(key.folder_name)
         try:
             self._files.make_directory(folder)
             self._files.sync_directory(self.path)

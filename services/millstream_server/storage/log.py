@@ -97,6 +97,11 @@ class Log:
         """Why nothing can be appended or read any more; None while all is well."""
         return self._own_failure or self._around.health.failure
 
+    def check_gone(self) -> None:
+        """Raises LogGoneError if the log was retired."""
+        if isinstance(self._own_failure, LogGoneError):
+            raise self._own_failure
+
     def check(self) -> None:
         """Raises the log's failure."""
         if self.failure is not None:

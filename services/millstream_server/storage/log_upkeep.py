@@ -5,6 +5,7 @@ Functions over a ``Log`` and run by it; they hold the order of steps on which du
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -89,6 +90,7 @@ def _append_one_by_one(log: Log, run: Sequence[StagedAppend]) -> tuple[int, OSEr
 def _cut_torn_tail(log: Log, error: OSError) -> None:
     """No half batch is ever readable (invariant 33). Raises DirectoryOfflineError if the failure
     was one of the device, or the tail cannot be cut."""
+    log.check_gone()
     refusal = log.surroundings.health.refusal("appending", error)
     if isinstance(refusal, DirectoryOfflineError):
         raise refusal
@@ -99,6 +101,7 @@ def _cut_torn_tail(log: Log, error: OSError) -> None:
 
 
 def _refused(log: Log, action: str, error: OSError) -> StorageError:
+    log.check_gone()  # its files were closed or moved under this step: no fault of the disk
     refusal = log.surroundings.health.refusal(action, error)
     if isinstance(refusal, DirectoryOfflineError):
         raise refusal
@@ -133,6 +136,8 @@ def sync(log: Log, *, move_recovery_point: bool) -> None:
     try:
         log.segments.sync()
     except OSError as error:
+        if error.errno in (errno.EBADF, errno.ENOENT):
+            log.check_gone()
         raise health.fail("syncing a log", error) from error
     if generation != log.generation and target > log.written_end_offset:
         return
@@ -228,6 +233,7 @@ def move_start(log: Log, offset: int) -> None:
         try:
             trash = log.segments.remove_below(offset)
         except OSError as error:
+            log.check_gone()
             raise log.surroundings.health.fail("setting a segment aside", error) from error
         log.forget_written_below(offset)
     history = log.epochs.copy()
@@ -261,6 +267,7 @@ def truncate(log: Log, offset: int) -> int:
         log.fail(damage)
         raise damage from error
     except OSError as error:
+        log.check_gone()
         # Half of the cut may be done: only a restart can tell.
         raise health.fail("truncating a log", error) from error
     _trim_epochs(log, end)

@@ -35,6 +35,8 @@ class LogPoints:
         self._path = f"{folder}/{FILE_NAME}"
         self._points: dict[str, Points] = {}
         self._saved: dict[str, Points] = {}
+        # Logs that were set aside: a job still under way must not bring their points back.
+        self._dropped: set[str] = set()
         self._lock = Lock()
         # True if the checkpoint was there but could not be read: then every log is scanned whole.
         self.lost = False
@@ -55,14 +57,21 @@ class LogPoints:
         return self._points.get(name)
 
     def put(self, name: str, points: Points) -> None:
-        """Change the points of a log; ``save`` makes it durable."""
+        """Change the points of a log; ``save`` makes it durable. Nothing happens after ``drop``."""
         with self._lock:
-            self._points[name] = points
+            if name not in self._dropped:
+                self._points[name] = points
 
     def drop(self, name: str) -> None:
         """Forget a log; ``save`` makes it durable."""
         with self._lock:
+            self._dropped.add(name)
             self._points.pop(name, None)
+
+    def expect(self, name: str) -> None:
+        """Take points of this log again: it is made anew."""
+        with self._lock:
+            self._dropped.discard(name)
 
     def save(self) -> None:
         """Make all changes durable; does nothing if there are none. Raises OSError."""

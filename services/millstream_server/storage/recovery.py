@@ -167,8 +167,9 @@ class LogRecovery:
     def _sync_and_drop_cache(self, first: int) -> None:
         for segment in self._segments[first:]:
             segment.store.open_for_writing()
-            segment.store.writable.sync()
-            segment.store.writable.drop_cache()
+            with segment.store.writable() as file:
+                file.sync()
+                file.drop_cache()
         self._files.sync_directory(self._folder)
 
     # -- below the recovery point: trusted, not scanned --------------------------------------------
@@ -188,10 +189,10 @@ class LogRecovery:
         """Take up the segment that holds the recovery point, up to there, with the producers and
         epochs as of there. Damage below is rot."""
         segment = self._segments[first]
-        file, size = segment.store.writable, segment.store.size
-        point = self._recovery_point
+        size, point = segment.store.size, self._recovery_point
         try:
-            segment.resume_indexes(file, point, size, self._config.index_interval_bytes)
+            with segment.store.writable() as file:
+                segment.resume_indexes(file, point, size, self._config.index_interval_bytes)
         except DamageError as error:
             raise self._rot_error(segment.store.path, str(error)) from None
         if segment.tail.next_offset != point:
@@ -246,15 +247,16 @@ class LogRecovery:
     def _scan(self, first: int) -> None:
         for number in range(first, len(self._segments)):
             segment = self._segments[number]
-            file, size = segment.store.writable, segment.store.size
-            if number > first:
-                if segment.base_offset != self._end_offset:
-                    previous = self._segments[number - 1]
-                    self._judge(number - 1, previous.tail.position, "a segment is missing behind")
-                    return
-                segment.resume_indexes(file, self._end_offset, 0, self._config.index_interval_bytes)
+            if number > first and segment.base_offset != self._end_offset:
+                previous = self._segments[number - 1]
+                self._judge(number - 1, previous.tail.position, "a segment is missing behind")
+                return
             try:
-                self._scan_segment(segment, file, size)
+                with segment.store.writable() as file:
+                    if number > first:
+                        interval = self._config.index_interval_bytes
+                        segment.resume_indexes(file, self._end_offset, 0, interval)
+                    self._scan_segment(segment, file, segment.store.size)
             except DamageError as error:
                 self._judge(number, segment.tail.position, str(error))
                 return
@@ -284,13 +286,13 @@ class LogRecovery:
         damaged = self._segments[number]
         begin = position
         for segment in self._segments[number:]:
-            file, size = segment.store.writable, segment.store.size
-            for found in find_headers(file, begin, size):
-                if found.synced_end_offset > self._end_offset:
-                    text += f"; a batch at byte {found.position} of {segment.store.path} "
-                    text += f"was written when {found.synced_end_offset} was synced"
-                    raise self._rot_error(damaged.store.path, text, self._end_offset)
-            self._count(max(0, size - begin))
+            with segment.store.writable() as file:
+                for found in find_headers(file, begin, segment.store.size):
+                    if found.synced_end_offset > self._end_offset:
+                        text += f"; a batch at byte {found.position} of {segment.store.path} "
+                        text += f"was written when {found.synced_end_offset} was synced"
+                        raise self._rot_error(damaged.store.path, text, self._end_offset)
+            self._count(max(0, segment.store.size - begin))
             begin = 0
         self._cut(number, position)
 

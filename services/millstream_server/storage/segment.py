@@ -295,7 +295,8 @@ class Segment:
     def truncate(self, offset: int, interval: int) -> None:
         """Cut everything from ``offset`` on and sync. The segment must be open for writing. Raises
         DamageError, OSError."""
-        self.resume_indexes(self.store.writable, offset, self.store.size, interval)
+        with self.store.writable() as file:
+            self.resume_indexes(file, offset, self.store.size, interval)
         self.store.truncate(self.tail.position)
 
     def walk_from_time(

@@ -5,6 +5,7 @@ each read (some 10 µs against the milliseconds of a cold read), so that thousan
 no descriptors, and a file can be removed while it is being read.
 """
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
@@ -24,8 +25,8 @@ class Store:
         self.synced_size = 0
         self._file: File | None = None
         self._allocated = 0
-        # Readers of the descriptor; a retired descriptor is closed by the last of them.
-        self._readers = 0
+        # Threads that use the descriptor now; a retired one is closed by the last of them.
+        self._users = 0
         self._retired = False
         self._lock = Lock()
 
@@ -52,16 +53,24 @@ class Store:
         """True while it has a descriptor for writing."""
         return self._file is not None and not self._retired
 
-    @property
-    def writable(self) -> File:
-        """The open file. Raises RuntimeError for a closed segment."""
-        if self._file is None:
-            raise RuntimeError(f"{self.path} is not open")
-        return self._file
+    @contextmanager
+    def writable(self) -> Iterator[File]:
+        """The open file, kept open for as long as it is used. Raises OSError (EBADF) for a
+        segment that was closed."""
+        with self._lock:
+            file = None if self._retired else self._file
+            if file is None:
+                raise OSError(errno.EBADF, f"{self.path} is closed")
+            self._users += 1
+        try:
+            yield file
+        finally:
+            self._leave(file)
 
     def append(self, buffers: Sequence[bytes | memoryview], size: int) -> None:
         """Write ``size`` bytes at the end. After an OSError call ``cut_torn_tail``."""
-        self.writable.write(self.size, buffers)
+        with self.writable() as file:
+            file.write(self.size, buffers)
         self.size += size
 
     def reserve(self, ahead: int) -> None:
@@ -69,35 +78,40 @@ class Store:
         of ``ahead`` is left."""
         if ahead and self._allocated - self.size < ahead // 2:
             begin = max(self._allocated, self.size)
-            self.writable.allocate(begin, ahead)
+            with self.writable() as file:
+                file.allocate(begin, ahead)
             self._allocated = begin + ahead
 
     def cut_torn_tail(self) -> None:
         """Cut what a failed write left behind the last whole append (invariant 33). Raises
         OSError; the file is then unusable."""
-        if self.writable.size() != self.size:
-            self.writable.truncate(self.size)
-            self._allocated = 0
+        with self.writable() as file:
+            if file.size() != self.size:
+                file.truncate(self.size)
+                self._allocated = 0
 
     def truncate(self, size: int) -> None:
         """Cut the file to ``size`` bytes and sync it."""
-        self.writable.truncate(size)
-        self.size = size
-        self._allocated = 0
-        self.writable.sync()
+        with self.writable() as file:
+            file.truncate(size)
+            self.size = size
+            self._allocated = 0
+            file.sync()
         self.synced_size = size
 
     def sync(self) -> None:
         """fdatasync what is written so far. Raises OSError: fatal (invariant 32)."""
         target = self.size
         if self.synced_size < target:
-            self.writable.sync()
+            with self.writable() as file:
+                file.sync()
             self.synced_size = target
 
     def release_reserve(self) -> None:
         """Give blocks reserved beyond the end back."""
         if self._allocated > self.size:
-            self.writable.truncate(self.size)
+            with self.writable() as file:
+                file.truncate(self.size)
             self._allocated = 0
 
     @contextmanager
@@ -107,7 +121,7 @@ class Store:
         with self._lock:
             file = None if self._retired else self._file
             if file is not None:
-                self._readers += 1
+                self._users += 1
         if file is None:
             opened = self._files.open(self.path, read_only=True)
             try:
@@ -118,16 +132,19 @@ class Store:
         try:
             yield file
         finally:
-            with self._lock:
-                self._readers -= 1
-                if self._retired and self._readers == 0:
-                    self._close(file)
+            self._leave(file)
+
+    def _leave(self, file: File) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._retired and self._users == 0:
+                self._close(file)
 
     def retire(self) -> None:
-        """Close the descriptor once nobody reads by it."""
+        """Close the descriptor once nobody uses it."""
         with self._lock:
             self._retired = True
-            if self._file is not None and self._readers == 0:
+            if self._file is not None and self._users == 0:
                 self._close(self._file)
 
     def _close(self, file: File) -> None:
