@@ -27,8 +27,11 @@ class FakeMember:
     instance_id: str = ""
     epoch: int = 1
     owned: set[Key] = field(default_factory=set)
-    # Granted by us, whether or not the member said so yet.
+    # What the newest assignment names.
     granted: set[Key] = field(default_factory=set)
+    # Everything that the member may be using, with the epoch of the assignment that named it: it
+    # is free when a heartbeat of that epoch or a later one leaves it out.
+    held: dict[Key, int] = field(default_factory=dict)
     queue: "asyncio.Queue[Any]" = field(default_factory=asyncio.Queue)
     heartbeats: int = 0
 
@@ -88,7 +91,7 @@ class FakeCoordinator(group_coordinator_service_pb2_grpc.GroupCoordinatorService
             self.members[member.member_id] = member
         member.topics = set(join.topics)
         member.queue = queue = asyncio.Queue()
-        self._own(member, join.owned)
+        self._own(member, join.owned, join.member_epoch)
         yield pb.SessionResponse(
             correlation_id=first.correlation_id,
             joined=pb.Joined(
@@ -124,7 +127,7 @@ class FakeCoordinator(group_coordinator_service_pb2_grpc.GroupCoordinatorService
                     continue
                 if request.heartbeat.topics:
                     member.topics = set(request.heartbeat.topics)
-                self._own(member, request.heartbeat.owned)
+                self._own(member, request.heartbeat.owned, request.heartbeat.member_epoch)
                 ack = pb.HeartbeatAck(member_epoch=member.epoch)
                 queue.put_nowait(
                     pb.SessionResponse(correlation_id=request.correlation_id, heartbeat_ack=ack)
@@ -168,8 +171,11 @@ class FakeCoordinator(group_coordinator_service_pb2_grpc.GroupCoordinatorService
         self.committed[key] = offset
         self.commits.append((member_id, key, offset.offset))
 
-    def _own(self, member: FakeMember, owned: Any) -> None:
+    def _own(self, member: FakeMember, owned: Any, epoch: int) -> None:
         member.owned = {(entry.topic, number) for entry in owned for number in entry.partitions}
+        for key, since in list(member.held.items()):
+            if key not in member.owned and key not in member.granted and epoch >= since:
+                del member.held[key]
         for other in self.members.values():
             both = member.owned & other.owned
             if other is not member and both:
@@ -189,12 +195,13 @@ class FakeCoordinator(group_coordinator_service_pb2_grpc.GroupCoordinatorService
                 key
                 for other in members
                 if other is not member
-                for key in other.owned | (other.granted & target[other.member_id])
+                for key in other.owned | other.held.keys()
             }
             granted = {key for key in wanted if key not in held}
             if granted != member.granted or member is always:
                 if granted != member.granted:
                     member.epoch += 1
+                member.held.update(dict.fromkeys(granted - member.granted, member.epoch))
                 member.granted = granted
                 member.queue.put_nowait(self._assignment(member, ids))
 

@@ -3,6 +3,7 @@
 Pure: time comes in as ``now_ms`` (monotonic milliseconds).
 """
 
+import logging
 from collections.abc import Iterable
 
 from millstream import _methods
@@ -20,6 +21,8 @@ from millstream._group_commits import (
 from millstream._group_session import GroupSession
 from millstream._record import OffsetAndMetadata, TopicPartition
 from millstream.v1 import group_coordinator_service_pb2
+
+_log = logging.getLogger("millstream")
 
 
 class Commits:
@@ -173,7 +176,14 @@ class AutoCommit:
                 offsets[name] = (partition.topic_id, as_commit(partition.processed))
         if not offsets:
             return None
-        return self._commits.commit(offsets, as_member, now_ms, now_ms + self._timeout_ms)
+        ticket = self._commits.commit(offsets, as_member, now_ms, now_ms + self._timeout_ms)
+        ticket.listeners.append(_warn)
+        return ticket
+
+
+def _warn(ticket: CommitTicket) -> None:
+    for name, error in ticket.errors.items():
+        _log.warning("automatic commit of %s-%d failed: %s", name.topic, name.partition, error)
 
 
 def as_commit(mark: Mark) -> OffsetAndMetadata:

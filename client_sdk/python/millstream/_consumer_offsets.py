@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from millstream._config import ConsumerConfig
 from millstream._consumer_lookups import OffsetLookups
 from millstream._errors import InvalidConfigError, MillstreamError
-from millstream._group_session import by_topic
+from millstream._group_ownership import by_topic
 from millstream._record import OffsetAndMetadata, OffsetAndTimestamp, TopicPartition
 from millstream.v1 import broker_service_pb2
 from millstream.v1 import group_coordinator_service_pb2 as group_pb

@@ -11,7 +11,7 @@ from millstream._consumer_lookups import EARLIEST, LATEST, OffsetLookups
 from millstream._errors import MillstreamError, NoCommittedOffsetError, OffsetOutOfRangeError
 from millstream._fetch_partition import Mark, Partition, Phase
 from millstream._fetcher import Fetcher
-from millstream._group_session import by_topic
+from millstream._group_ownership import by_topic
 from millstream._record import TopicPartition
 from millstream.v1 import broker_service_pb2, group_coordinator_service_pb2
 
@@ -129,13 +129,15 @@ class Positions:
         offsets: Iterable[group_coordinator_service_pb2.CommittedOffset],
         now_ms: int,
     ) -> None:
-        known = {TopicPartition(one.topic, one.partition): one for one in offsets}
+        known: dict[tuple[bytes | str, int], group_coordinator_service_pb2.CommittedOffset] = {
+            (one.topic_id or one.topic, one.partition): one for one in offsets
+        }
         for partition in waiting:
             self._wanted.pop(partition.name, None)
             if partition.phase is not Phase.AWAITING:
                 continue
-            committed = known.get(partition.name)
-            if committed is None or committed.topic_id not in (b"", partition.topic_id):
+            committed = known.get(partition.key) or known.get(partition.name)
+            if committed is None:
                 self.reset(partition, now_ms)
                 continue
             epoch = committed.leader_epoch if committed.HasField("leader_epoch") else None

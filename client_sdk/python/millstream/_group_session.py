@@ -14,7 +14,7 @@ the next heartbeat, sent at once, leaves them out.
 Pure: time comes in as ``now_ms`` (monotonic milliseconds); ``take`` hands out what is to be done.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from millstream._errors import MillstreamError, UnknownMemberError
 from millstream._group_commits import (
@@ -24,6 +24,8 @@ from millstream._group_commits import (
     OffsetsToCommit,
     offset_messages,
 )
+from millstream._group_lease import Lease
+from millstream._group_ownership import Ownership, by_topic, from_topics
 from millstream._group_types import (
     TRANSITIONS,
     Assigned,
@@ -44,8 +46,6 @@ from millstream._record import TopicPartition
 from millstream.v1 import group_coordinator_service_pb2 as pb
 
 BACKOFF_MS_MAX = 1000
-# A coordinator that has not answered for this share of the session is given up for another try.
-_ANSWER_SHARE = 0.5
 _ACTIVE = (GroupState.SEEKING, GroupState.JOINING, GroupState.JOINED)
 
 # Reasons after which the member id is worth nothing: join again as a new member.
@@ -72,30 +72,26 @@ class GroupSession:
         self.state = GroupState.IDLE
         self.member_id = ""
         self.member_epoch = 0
-        self.owned: Owned = {}
-        self.revoking: set[TopicPartition] = set()
         self.commits = CommitQueue(config.backoff_ms, make_error)
-        self._target: Owned = {}
+        self._ownership = Ownership()
+        self._lease = Lease(config.session_timeout_ms, config.heartbeat_interval_ms)
         self._topics: frozenset[str] = frozenset()
         self._pattern = ""
         self._stream_id = 0
         self._outputs: list[Output] = []
         self._correlation_id = 0
         self._join_correlation_id = 0
-        # Send times of heartbeats not answered yet, by correlation id.
-        self._unanswered: dict[int, int] = {}
-        self._session_timeout_ms = config.session_timeout_ms or 45_000
-        self._heartbeat_interval_ms = config.heartbeat_interval_ms
-        # Send time of the last answered heartbeat or join; None: no session.
-        self._renewed_at_ms: int | None = None
-        self._heartbeat_at_ms = 0
-        self._stream_since_ms = 0
         self._retry_at_ms: int | None = None
         self._attempts = 0
         self._polled_at_ms = 0
         # True while the application waits in a poll.
         self.polling = False
         self._topics_sent: frozenset[str] = frozenset()
+
+    @property
+    def owned(self) -> Owned:
+        """Everything that may be in use."""
+        return self._ownership.owned
 
     # --- what the owner says ----------------------------------------------------------------------
 
@@ -123,19 +119,10 @@ class GroupSession:
 
     def released(self, partitions: Iterable[TopicPartition], now_ms: int) -> None:
         """Revoked partitions were committed and nothing of them is in use any more."""
-        kept: Owned = {}
-        for partition in partitions:
-            if partition not in self.revoking:
-                continue
-            self.revoking.discard(partition)
-            if self._target.get(partition) == self.owned.get(partition):
-                # Granted again meanwhile: it was never left out of a heartbeat.
-                kept[partition] = self.owned[partition]
-            else:
-                self.owned.pop(partition, None)
+        kept = self._ownership.release(partitions)
         if kept:
             self._outputs.append(Assigned(kept))
-        self._reconcile()
+        self._tell(*self._ownership.reconcile())
         if self.state is GroupState.JOINED:
             self._send_heartbeat(now_ms)
 
@@ -155,7 +142,7 @@ class GroupSession:
         if connected and self.member_id:
             temporary = bool(self.config.instance_id) and not for_good
             self._send(leave=pb.Leave(member_id=self.member_id, temporary=temporary))
-        self._drop_ownership()
+        self._ownership.drop()
         self.commits.fail_all(UnknownMemberError("this consumer left its group"))
         self._retry_at_ms = None
         self._go(GroupEvent.UNSUBSCRIBED)
@@ -164,7 +151,7 @@ class GroupSession:
                 self._close_stream()
                 self._go(GroupEvent.LEFT)
             else:
-                self._retry_at_ms = now_ms + self._session_timeout_ms
+                self._retry_at_ms = now_ms + self._lease.session_timeout_ms
         self._forget_member()
 
     # --- what the network says --------------------------------------------------------------------
@@ -176,8 +163,7 @@ class GroupSession:
         self._go(GroupEvent.FOUND)
         self._retry_at_ms = None
         self._stream_id += 1
-        self._stream_since_ms = now_ms
-        self._unanswered.clear()
+        self._lease.stream_ended()
         self._outputs.append(OpenStream(self._stream_id))
         config = self.config
         self._join_correlation_id = self._send(
@@ -197,7 +183,7 @@ class GroupSession:
             )
         )
         self._topics_sent = self._topics
-        self._unanswered[self._join_correlation_id] = now_ms
+        self._lease.sent(self._join_correlation_id, now_ms)
 
     def not_found(self, error: MillstreamError, now_ms: int) -> None:
         """The coordinator could not be looked up, or could not be reached."""
@@ -217,8 +203,9 @@ class GroupSession:
             self._joined(response, now_ms)
         elif self.state is GroupState.JOINED:
             if kind == "heartbeat_ack":
-                self._renew(response.correlation_id)
-                self._adopt_epoch(response.heartbeat_ack.member_epoch, now_ms)
+                # Its epoch may be that of an assignment still on its way; reporting it now would
+                # claim that the assignment was received.
+                self._lease.answered(response.correlation_id)
             elif kind == "assignment":
                 self._assign(response.assignment, now_ms)
             elif kind == "commit_result":
@@ -259,10 +246,10 @@ class GroupSession:
                 self._retry_at_ms = None
                 self._outputs.append(FindCoordinator())
         elif self.state in (GroupState.JOINED, GroupState.JOINING):
-            if now_ms >= self._answer_due_ms():
+            if now_ms >= self._lease.answer_due_ms:
                 self._reconnect(now_ms)
             elif self.state is GroupState.JOINED:
-                if now_ms >= self._heartbeat_at_ms:
+                if now_ms >= self._lease.heartbeat_at_ms:
                     self._send_heartbeat(now_ms)
                 self._send_commit(now_ms)
         if self.commits.expire(now_ms) and self.state is GroupState.JOINED:
@@ -274,16 +261,14 @@ class GroupSession:
         end_ms = self.session_end_ms
         if end_ms is not None and now_ms >= end_ms:
             self._lose(UnknownMemberError("the group session timed out"))
-            self._renewed_at_ms = None
+            self._lease.end()
             if self.state in (GroupState.JOINED, GroupState.JOINING):
                 self._reconnect(now_ms)
 
     @property
     def session_end_ms(self) -> int | None:
         """When the partitions are lost unless a heartbeat is answered; None: there are none."""
-        if self._renewed_at_ms is None:
-            return None
-        return self._renewed_at_ms + self._session_timeout_ms
+        return self._lease.end_ms
 
     def next_tick_ms(self) -> int | None:
         """When ``tick`` has something to do by itself; None: never."""
@@ -291,9 +276,9 @@ class GroupSession:
         if self.state in (GroupState.SEEKING, GroupState.LEAVING):
             times.append(self._retry_at_ms)
         if self.state in (GroupState.JOINED, GroupState.JOINING):
-            times.append(self._answer_due_ms())
+            times.append(self._lease.answer_due_ms)
         if self.state is GroupState.JOINED:
-            times.append(self._heartbeat_at_ms)
+            times.append(self._lease.heartbeat_at_ms)
             times.append(self.commits.retry_at_ms)
         if not self.polling and self.state in _ACTIVE:
             times.append(self._polled_at_ms + self.config.poll_interval_ms_max)
@@ -323,7 +308,7 @@ class GroupSession:
 
     def _stumble(self, error: MillstreamError | None, now_ms: int) -> None:
         """A step failed: find out whether, when and as whom to try again."""
-        self._unanswered.clear()
+        self._lease.stream_ended()
         self.commits.stream_ended()
         if error is not None and error.code in _FATAL_CODES:
             self._refuse(error)
@@ -374,79 +359,36 @@ class GroupSession:
         self._attempts = 0
         self.member_id = joined.member_id
         self.member_epoch = joined.member_epoch
-        if joined.session_timeout_ms:
-            self._session_timeout_ms = joined.session_timeout_ms
-        intervals = (joined.heartbeat_interval_ms, self.config.heartbeat_interval_ms)
-        asked = min((interval for interval in intervals if interval), default=0)
-        self._heartbeat_interval_ms = asked or max(1, self._session_timeout_ms // 3)
-        self._renew(response.correlation_id)
-        self._heartbeat_at_ms = now_ms + self._heartbeat_interval_ms
+        self._lease.agree(joined.session_timeout_ms, joined.heartbeat_interval_ms, now_ms)
+        self._lease.answered(response.correlation_id)
         if self._topics_sent != self._topics:
             self._send_heartbeat(now_ms)
         self._send_commit(now_ms)
 
-    def _renew(self, correlation_id: int) -> None:
-        sent_ms = self._unanswered.pop(correlation_id, None)
-        if sent_ms is None:
-            return
-        self._renewed_at_ms = max(sent_ms, self._renewed_at_ms or sent_ms)
-        # Answers come in order: whatever was sent before is answered by this one.
-        for earlier in [known for known in self._unanswered if known < correlation_id]:
-            del self._unanswered[earlier]
-
-    def _answer_due_ms(self) -> int:
-        """When the coordinator has been silent for too long to be worth waiting for."""
-        oldest = min(self._unanswered.values(), default=None)
-        if oldest is None:
-            return self._heartbeat_at_ms + self._session_timeout_ms
-        return oldest + int(self._session_timeout_ms * _ANSWER_SHARE)
-
-    def _adopt_epoch(self, member_epoch: int, now_ms: int) -> None:
-        if member_epoch > self.member_epoch:
-            self.member_epoch = member_epoch
-            self._send_commit(now_ms)
-
     def _assign(self, assignment: pb.Assignment, now_ms: int) -> None:
         self.member_epoch = assignment.member_epoch
-        self._target = from_topics(assignment.partitions)
-        before = dict(self.owned)
-        self._reconcile()
-        if self.owned != before:
+        leaving, added = self._ownership.assign(from_topics(assignment.partitions))
+        self._tell(leaving, added)
+        if added:
             self._send_heartbeat(now_ms)
         self._send_commit(now_ms)
 
-    def _reconcile(self) -> None:
-        """Compare what is owned with what should be; an owned partition whose topic id changed is
-        given up first."""
-        added = {n: i for n, i in self._target.items() if n not in self.owned}
-        leaving = {
-            n: i
-            for n, i in self.owned.items()
-            if self._target.get(n) != i and n not in self.revoking
-        }
+    def _tell(self, leaving: Owned, added: Owned) -> None:
         if leaving:
-            self.revoking |= leaving.keys()
             self._outputs.append(Revoking(leaving))
         if added:
-            self.owned.update(added)
             self._outputs.append(Assigned(added))
 
     def _lose(self, error: MillstreamError) -> None:
-        lost = dict(self.owned)
-        self._drop_ownership()
+        lost = self._ownership.drop()
         if lost:
             self._outputs.append(Lost(lost, error))
         self.commits.fail_all(error)
 
-    def _drop_ownership(self) -> None:
-        self.owned.clear()
-        self.revoking.clear()
-        self._target = {}
-
     def _forget_member(self) -> None:
         self.member_id = ""
         self.member_epoch = 0
-        self._renewed_at_ms = None
+        self._lease.end()
 
     def _send(
         self,
@@ -478,8 +420,7 @@ class GroupSession:
             )
         )
         self._topics_sent = self._topics
-        self._unanswered[correlation_id] = now_ms
-        self._heartbeat_at_ms = now_ms + self._heartbeat_interval_ms
+        self._lease.sent(correlation_id, now_ms)
 
     def _send_commit(self, now_ms: int) -> None:
         if self.state is not GroupState.JOINED:
@@ -498,24 +439,4 @@ class GroupSession:
 
     def _close_stream(self) -> None:
         self._outputs.append(CloseStream(self._stream_id))
-        self._unanswered.clear()
-
-
-def by_topic(owned: Mapping[TopicPartition, bytes]) -> list[pb.TopicPartitions]:
-    """Partitions as the wire has them, by topic."""
-    grouped: dict[tuple[str, bytes], list[int]] = {}
-    for (topic, partition), topic_id in sorted(owned.items()):
-        grouped.setdefault((topic, topic_id), []).append(partition)
-    return [
-        pb.TopicPartitions(topic=topic, topic_id=topic_id, partitions=partitions)
-        for (topic, topic_id), partitions in grouped.items()
-    ]
-
-
-def from_topics(topics: Iterable[pb.TopicPartitions]) -> Owned:
-    """The reverse of ``by_topic``."""
-    return {
-        TopicPartition(entry.topic, partition): entry.topic_id
-        for entry in topics
-        for partition in entry.partitions
-    }
+        self._lease.stream_ended()

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 import pytest
 
 from millstream._errors import MillstreamError, UnknownMemberError
-from millstream._group_session import GroupSession, by_topic
+from millstream._group_ownership import by_topic
+from millstream._group_session import GroupSession
 from millstream._group_types import (
     TRANSITIONS,
     Assigned,
