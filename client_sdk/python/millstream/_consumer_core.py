@@ -7,11 +7,11 @@ calls become *steps*: ``begin_step`` … ``next_event`` … hand out … ``end_s
 Pure: time comes in as ``now_ms`` (monotonic milliseconds). Not locked.
 """
 
-from collections import deque
 from collections.abc import Iterable, Mapping
 
 from millstream._cluster import ClusterCache, ClusterChange
 from millstream._config import ConsumerConfig
+from millstream._consumer_announcements import Announcements
 from millstream._consumer_commits import AutoCommit, Commits
 from millstream._consumer_delivery import Delivery
 from millstream._consumer_effects import (
@@ -90,9 +90,7 @@ class ConsumerCore:
         # Set when the consumer cannot go on in its group.
         self.fatal: MillstreamError | None = None
         self._cluster = cluster
-        self._events: deque[RebalanceEvent] = deque()
-        # Partitions of which the application knows that they are its own.
-        self._told: set[TopicPartition] = set()
+        self._announcements = Announcements()
         self._releasable: list[list[TopicPartition]] = []
         self._effects: list[Effect] = []
         self._stream_count = 0
@@ -147,8 +145,7 @@ class ConsumerCore:
         self._end_partitions(list(self.fetcher.partitions))
         self.group.leave(now_ms, for_good=False)
         self.subscription = Subscription()
-        self._events.clear()
-        self._told.clear()
+        self._announcements.clear()
         self.fatal = None
         self._stirred = True
 
@@ -156,9 +153,7 @@ class ConsumerCore:
         """Stop handing out; the event to tell the application before the subscription ends."""
         self.delivery.withdraw()
         self.fetcher.leave(list(self.fetcher.partitions))
-        told = sorted(self._told & self.fetcher.partitions.keys())
-        self._events.clear()
-        return RebalanceEvent(Change.REVOKED, told) if told else None
+        return self._announcements.revoke_all()
 
     def _end_partitions(self, names: Iterable[TopicPartition]) -> None:
         for name in names:
@@ -167,7 +162,7 @@ class ConsumerCore:
             self.positions.forget(name)
             if name in self.fetcher.partitions:
                 self.fetcher.unassign(name)
-            self._told.discard(name)
+            self._announcements.ended(name)
         self._stirred = True
 
     # --- the cluster ----------------------------------------------------------------------------
@@ -224,7 +219,7 @@ class ConsumerCore:
                     self.positions.begin(partition, now_ms)
             seen.add(topic_name)
         if added:
-            self._events.append(RebalanceEvent(Change.ASSIGNED, added))
+            self._announcements.assigned(added)
 
     def _find_leader(self, topic_id: bytes, partition: int) -> Leader | None:
         topic = self._cluster.topics_by_id.get(topic_id)
@@ -268,14 +263,7 @@ class ConsumerCore:
 
     def next_event(self) -> RebalanceEvent | None:
         """The next change to tell the application; then call ``event_told``."""
-        if not self._events:
-            return None
-        event = self._events.popleft()
-        if event.change is Change.ASSIGNED:
-            self._told.update(event.partitions)
-        elif event.change is Change.LOST:
-            self._told.difference_update(event.partitions)
-        return event
+        return self._announcements.next()
 
     def event_told(self, event: RebalanceEvent, now_ms: int) -> None:
         """The application knows; revoked partitions are committed and then given up."""
@@ -296,13 +284,13 @@ class ConsumerCore:
     @property
     def has_events(self) -> bool:
         """True if there is a change to tell the application."""
-        return bool(self._events)
+        return bool(self._announcements)
 
     @property
     def has_news(self) -> bool:
         """True if a waiting application should look again."""
         return bool(
-            self._events
+            self._announcements
             or self.delivery.has_ready
             or self.fatal
             or self.fetcher.first_failure() is not None
@@ -494,40 +482,20 @@ class ConsumerCore:
             partition = self.fetcher.assign(name, topic_id)
             self._effects.append(UseTopic(name.topic))
             self.positions.begin(partition, now_ms)
-        self._events.append(RebalanceEvent(Change.ASSIGNED, list(partitions)))
+        self._announcements.assigned(partitions)
 
     def _revoking(self, names: list[TopicPartition]) -> None:
         self.delivery.withdraw(names)
         self.fetcher.leave(names)
         for name in names:
             self.positions.forget(name)
-        untold = self._drop_untold(names)
+        untold = self._announcements.revoked(names)
         if untold:
             self._releasable.append(untold)
-        told = [name for name in names if name not in untold]
-        if told:
-            self._events.append(RebalanceEvent(Change.REVOKED, told))
 
     def _lost(self, names: list[TopicPartition]) -> None:
-        told = [name for name in names if name in self._told]
+        self._announcements.lost(names)
         self._end_partitions(names)
-        self._drop_untold(names)
-        for event in self._events:
-            if event.change is Change.REVOKED:
-                event.partitions = [name for name in event.partitions if name not in names]
-        self._events = deque(event for event in self._events if event.partitions)
-        if told:
-            self._events.append(RebalanceEvent(Change.LOST, told))
-
-    def _drop_untold(self, names: Iterable[TopicPartition]) -> list[TopicPartition]:
-        """Take partitions out of announcements that were not made yet; returns them."""
-        dropped = []
-        for event in self._events:
-            if event.change is Change.ASSIGNED:
-                dropped += [name for name in event.partitions if name in names]
-                event.partitions = [name for name in event.partitions if name not in names]
-        self._events = deque(event for event in self._events if event.partitions)
-        return dropped
 
     @property
     def left(self) -> bool:

@@ -3,9 +3,9 @@
 Pure.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from millstream._group_types import Owned
+from millstream._group_types import GroupConfig, Owned
 from millstream._record import TopicPartition
 from millstream.v1 import group_coordinator_service_pb2 as pb
 
@@ -79,3 +79,28 @@ def from_topics(topics: Iterable[pb.TopicPartitions]) -> Owned:
         for entry in topics
         for partition in entry.partitions
     }
+
+
+def join_message(
+    config: GroupConfig,
+    member_id: str,
+    member_epoch: int,
+    owned: Owned,
+    topics: Sequence[str],
+    pattern: str,
+) -> pb.Join:
+    """A join with everything that a coordinator needs to know."""
+    return pb.Join(
+        group_id=config.group_id,
+        member_id=member_id,
+        member_epoch=member_epoch,
+        instance_id=config.instance_id,
+        client_id=config.client_id,
+        rack=config.rack,
+        topics=topics,
+        topic_pattern=pattern,
+        assignor=config.assignor,
+        session_timeout_ms=config.session_timeout_ms,
+        rebalance_timeout_ms=config.poll_interval_ms_max,
+        owned=by_topic(owned),
+    )

@@ -25,8 +25,10 @@ from millstream._group_commits import (
     offset_messages,
 )
 from millstream._group_lease import Lease
-from millstream._group_ownership import Ownership, by_topic, from_topics
+from millstream._group_ownership import Ownership, by_topic, from_topics, join_message
 from millstream._group_types import (
+    FATAL_CODES,
+    REJOIN_CODES,
     TRANSITIONS,
     Assigned,
     CloseStream,
@@ -47,21 +49,6 @@ from millstream.v1 import group_coordinator_service_pb2 as pb
 
 BACKOFF_MS_MAX = 1000
 _ACTIVE = (GroupState.SEEKING, GroupState.JOINING, GroupState.JOINED)
-
-# Reasons after which the member id is worth nothing: join again as a new member.
-_REJOIN_CODES = frozenset({"UNKNOWN_MEMBER", "FENCED_MEMBER_EPOCH"})
-# Reasons after which trying again would not help.
-_FATAL_CODES = frozenset(
-    {
-        "FENCED_INSTANCE",
-        "GROUP_FULL",
-        "INVALID_GROUP_ID",
-        "UNSUPPORTED_ASSIGNOR",
-        "PERMISSION_DENIED",
-        "UNSUPPORTED",
-        "INVALID_REQUEST",
-    }
-)
 
 
 class GroupSession:
@@ -165,21 +152,14 @@ class GroupSession:
         self._stream_id += 1
         self._lease.stream_ended()
         self._outputs.append(OpenStream(self._stream_id))
-        config = self.config
         self._join_correlation_id = self._send(
-            join=pb.Join(
-                group_id=config.group_id,
-                member_id=self.member_id,
-                member_epoch=self.member_epoch,
-                instance_id=config.instance_id,
-                client_id=config.client_id,
-                rack=config.rack,
-                topics=sorted(self._topics),
-                topic_pattern=self._pattern,
-                assignor=config.assignor,
-                session_timeout_ms=config.session_timeout_ms,
-                rebalance_timeout_ms=config.poll_interval_ms_max,
-                owned=by_topic(self.owned),
+            join=join_message(
+                self.config,
+                self.member_id,
+                self.member_epoch,
+                self.owned,
+                sorted(self._topics),
+                self._pattern,
             )
         )
         self._topics_sent = self._topics
@@ -310,15 +290,15 @@ class GroupSession:
         """A step failed: find out whether, when and as whom to try again."""
         self._lease.stream_ended()
         self.commits.stream_ended()
-        if error is not None and error.code in _FATAL_CODES:
+        if error is not None and error.code in FATAL_CODES:
             self._refuse(error)
             return
-        if error is not None and error.code in _REJOIN_CODES:
+        if error is not None and error.code in REJOIN_CODES:
             self._lose(error)
             self._forget_member()
         self._go(GroupEvent.BROKEN)
         delay_ms = min(BACKOFF_MS_MAX, self.config.backoff_ms << min(self._attempts, 10))
-        if error is None or (error.code in _REJOIN_CODES and self._attempts == 0):
+        if error is None or (error.code in REJOIN_CODES and self._attempts == 0):
             delay_ms = 0
         elif error.retry_after_ms:
             delay_ms = max(delay_ms, error.retry_after_ms)

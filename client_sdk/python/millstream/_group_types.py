@@ -63,6 +63,22 @@ TRANSITIONS: dict[tuple[GroupState, GroupEvent], GroupState] = {
 }
 
 
+# Reasons after which the member id is worth nothing: join again as a new member.
+REJOIN_CODES = frozenset({"UNKNOWN_MEMBER", "FENCED_MEMBER_EPOCH"})
+# Reasons after which trying again would not help.
+FATAL_CODES = frozenset(
+    {
+        "FENCED_INSTANCE",
+        "GROUP_FULL",
+        "INVALID_GROUP_ID",
+        "UNSUPPORTED_ASSIGNOR",
+        "PERMISSION_DENIED",
+        "UNSUPPORTED",
+        "INVALID_REQUEST",
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class GroupConfig:
     """What a member tells its coordinator, and its own limits."""
