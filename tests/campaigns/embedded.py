@@ -1,6 +1,7 @@
 """One real node with all three roles as a process, to be killed and started again."""
 
 import asyncio
+import copy
 import socket
 import sys
 import time
@@ -46,11 +47,28 @@ class EmbeddedNode:
             "log.format": "json",
             **{key.replace("_", "."): value for key, value in config.items()},
         }
-        flags = [f"--set={key}={value}" for key, value in keys.items()]
         loaded = load_config(None, {}, keys).config
         asyncio.run(format_folder(loaded, SystemFiles(), lambda: str(uuid.uuid4()), inspect_peers))
+        self._keys = keys
+        self._process = self._prepare(keys)
+
+    def _prepare(self, keys: dict[str, Any]) -> NodeProcess:
+        flags = [word for key, value in keys.items() for word in ("-X", f"{key}={value}")]
         command = [sys.executable, "-m", "millstream_server.cli", "serve", *flags]
-        self._process = NodeProcess(command, self.log_path, outlive_parent=False)
+        return NodeProcess(command, self.log_path, outlive_parent=False)
+
+    def sibling(self) -> "EmbeddedNode":
+        """Another process on the same folder with ports of its own, not running."""
+        other = copy.copy(self)
+        port, other.admin_port = free_ports(2)
+        other.address = f"127.0.0.1:{port}"
+        other.log_path = self.folder / "sibling.log"
+        ports = {
+            "listeners": other.address,
+            "admin.listener": f"127.0.0.1:{other.admin_port}",
+        }
+        other._process = other._prepare({**self._keys, **ports})
+        return other
 
     @property
     def pid(self) -> int:
@@ -68,7 +86,7 @@ class EmbeddedNode:
         begin = time.monotonic()
         self._process.start()
         while not is_ready("127.0.0.1", self.admin_port):
-            if not self._process.is_running() or time.monotonic() - begin > timeout_s:
+            if not self._process.is_running or time.monotonic() - begin > timeout_s:
                 tail = "\n".join(self._process.log_tail(20))
                 raise RuntimeError(f"the node did not become ready:\n{tail}")
             time.sleep(_POLL_S)
