@@ -25,24 +25,22 @@ from millstream._group_commits import (
     offset_messages,
 )
 from millstream._group_lease import Lease
+from millstream._group_outbox import Outbox
 from millstream._group_ownership import Ownership, by_topic, from_topics, join_message
 from millstream._group_types import (
     FATAL_CODES,
     REJOIN_CODES,
     TRANSITIONS,
     Assigned,
-    CloseStream,
     Failed,
     FindCoordinator,
     GroupConfig,
     GroupEvent,
     GroupState,
     Lost,
-    OpenStream,
     Output,
     Owned,
     Revoking,
-    SendToGroup,
 )
 from millstream._record import TopicPartition
 from millstream.v1 import group_coordinator_service_pb2 as pb
@@ -64,9 +62,7 @@ class GroupSession:
         self._lease = Lease(config.session_timeout_ms, config.heartbeat_interval_ms)
         self._topics: frozenset[str] = frozenset()
         self._pattern = ""
-        self._stream_id = 0
-        self._outputs: list[Output] = []
-        self._correlation_id = 0
+        self._outbox = Outbox()
         self._join_correlation_id = 0
         self._retry_at_ms: int | None = None
         self._attempts = 0
@@ -108,7 +104,7 @@ class GroupSession:
         """Revoked partitions were committed and nothing of them is in use any more."""
         kept = self._ownership.release(partitions)
         if kept:
-            self._outputs.append(Assigned(kept))
+            self._outbox.put(Assigned(kept))
         self._tell(*self._ownership.reconcile())
         if self.state is GroupState.JOINED:
             self._send_heartbeat(now_ms)
@@ -128,7 +124,7 @@ class GroupSession:
         connected = self.state in (GroupState.JOINED, GroupState.JOINING)
         if connected and self.member_id:
             temporary = bool(self.config.instance_id) and not for_good
-            self._send(leave=pb.Leave(member_id=self.member_id, temporary=temporary))
+            self._outbox.send(leave=pb.Leave(member_id=self.member_id, temporary=temporary))
         self._ownership.drop()
         self.commits.fail_all(UnknownMemberError("this consumer left its group"))
         self._retry_at_ms = None
@@ -149,10 +145,9 @@ class GroupSession:
             return
         self._go(GroupEvent.FOUND)
         self._retry_at_ms = None
-        self._stream_id += 1
         self._lease.stream_ended()
-        self._outputs.append(OpenStream(self._stream_id))
-        self._join_correlation_id = self._send(
+        self._outbox.open_stream()
+        self._join_correlation_id = self._outbox.send(
             join=join_message(
                 self.config,
                 self.member_id,
@@ -172,7 +167,7 @@ class GroupSession:
 
     def received(self, stream_id: int, response: pb.SessionResponse, now_ms: int) -> None:
         """A message of the coordinator."""
-        if stream_id != self._stream_id:
+        if stream_id != self._outbox.stream_id:
             return
         kind = response.WhichOneof("kind")
         if kind == "left":
@@ -198,7 +193,7 @@ class GroupSession:
 
     def broken(self, stream_id: int, error: MillstreamError, now_ms: int) -> None:
         """The stream ended."""
-        if stream_id != self._stream_id or self.state not in (
+        if stream_id != self._outbox.stream_id or self.state not in (
             GroupState.JOINING,
             GroupState.JOINED,
             GroupState.LEAVING,
@@ -224,7 +219,7 @@ class GroupSession:
         if self.state is GroupState.SEEKING:
             if self._retry_at_ms is not None and now_ms >= self._retry_at_ms:
                 self._retry_at_ms = None
-                self._outputs.append(FindCoordinator())
+                self._outbox.put(FindCoordinator())
         elif self.state in (GroupState.JOINED, GroupState.JOINING):
             if now_ms >= self._lease.answer_due_ms:
                 self._reconnect(now_ms)
@@ -266,8 +261,7 @@ class GroupSession:
 
     def take(self) -> list[Output]:
         """What is to be done since the last call, in order."""
-        outputs, self._outputs = self._outputs, []
-        return outputs
+        return self._outbox.take()
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -310,7 +304,7 @@ class GroupSession:
         self._forget_member()
         self.commits.fail_all(error)
         self._go(GroupEvent.REFUSED)
-        self._outputs.append(Failed(error))
+        self._outbox.put(Failed(error))
 
     def _silent(self, now_ms: int) -> bool:
         if self.polling or self.state not in _ACTIVE:
@@ -324,7 +318,7 @@ class GroupSession:
             "the member left its group; poll more often or raise the limit"
         )
         if self.state is GroupState.JOINED and self.member_id:
-            self._send(leave=pb.Leave(member_id=self.member_id, temporary=False))
+            self._outbox.send(leave=pb.Leave(member_id=self.member_id, temporary=False))
         self._close_stream()
         self._lose(error)
         self.commits.fail_all(error)
@@ -355,14 +349,14 @@ class GroupSession:
 
     def _tell(self, leaving: Owned, added: Owned) -> None:
         if leaving:
-            self._outputs.append(Revoking(leaving))
+            self._outbox.put(Revoking(leaving))
         if added:
-            self._outputs.append(Assigned(added))
+            self._outbox.put(Assigned(added))
 
     def _lose(self, error: MillstreamError) -> None:
         lost = self._ownership.drop()
         if lost:
-            self._outputs.append(Lost(lost, error))
+            self._outbox.put(Lost(lost, error))
         self.commits.fail_all(error)
 
     def _forget_member(self) -> None:
@@ -370,28 +364,9 @@ class GroupSession:
         self.member_epoch = 0
         self._lease.end()
 
-    def _send(
-        self,
-        *,
-        join: pb.Join | None = None,
-        heartbeat: pb.Heartbeat | None = None,
-        commit: pb.SessionCommit | None = None,
-        leave: pb.Leave | None = None,
-    ) -> int:
-        self._correlation_id += 1
-        request = pb.SessionRequest(
-            correlation_id=self._correlation_id,
-            join=join,
-            heartbeat=heartbeat,
-            commit=commit,
-            leave=leave,
-        )
-        self._outputs.append(SendToGroup(self._stream_id, request))
-        return self._correlation_id
-
     def _send_heartbeat(self, now_ms: int) -> None:
         changed = self._topics != self._topics_sent
-        correlation_id = self._send(
+        correlation_id = self._outbox.send(
             heartbeat=pb.Heartbeat(
                 member_id=self.member_id,
                 member_epoch=self.member_epoch,
@@ -408,7 +383,7 @@ class GroupSession:
         ticket = self.commits.next_to_send(now_ms)
         if ticket is None:
             return
-        correlation_id = self._send(
+        correlation_id = self._outbox.send(
             commit=pb.SessionCommit(
                 member_id=self.member_id,
                 member_epoch=self.member_epoch,
@@ -418,5 +393,5 @@ class GroupSession:
         self.commits.sent(correlation_id, self.member_epoch)
 
     def _close_stream(self) -> None:
-        self._outputs.append(CloseStream(self._stream_id))
+        self._outbox.close_stream()
         self._lease.stream_ended()
