@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         OffsetAndTimestamp,
         TopicPartition,
     )
+    from millstream._subscription import RebalanceListener
     from millstream._sync_admin import Admin
     from millstream._sync_consumer import Consumer
     from millstream._sync_producer import Producer
@@ -84,6 +85,7 @@ _MODULES = {
         "OffsetAndTimestamp",
         "TopicPartition",
     ),
+    "_subscription": ("RebalanceListener",),
     "_sync_admin": ("Admin",),
     "_sync_consumer": ("Consumer",),
     "_sync_producer": ("Producer",),
@@ -123,6 +125,7 @@ __all__ = [
     "ProducerConfig",
     "QuorumDescription",
     "QuorumNodeInfo",
+    "RebalanceListener",
     "Receipt",
     "Receipts",
     "RecordMetadata",
