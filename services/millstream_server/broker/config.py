@@ -18,8 +18,8 @@ class BrokerConfig:
     topic_defaults: Mapping[str, str] = field(default_factory=dict)
     # Create topics that are published to. Off: a mistyped name must not make a topic.
     auto_create_topics: bool = False
-    # Longest wait for an automatically created topic to have a leader.
-    auto_create_wait_ms: int = 5_000
+    # Longest wait of a plain call for a leader: to be elected, or to open its log.
+    leader_wait_ms: int = 5_000
     # Largest produce or publish request; caps what one message can make the process hold.
     request_bytes_max: int = 8 * _MIB
     # Produced bytes that are not yet answered, for the whole broker: beyond it, THROTTLED.

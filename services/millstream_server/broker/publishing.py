@@ -76,7 +76,6 @@ class Publishing:
         self._check(request, size)
         self._appender.check_open()
         topic = self._routing.image.topic(request.topic)
-        created = topic is None and not request.forwarded
         if topic is None:
             topic = await self._routing.create(request.topic)
         if topic.internal:
@@ -86,7 +85,7 @@ class Publishing:
         try:
             answers = await asyncio.gather(
                 *(
-                    self._publish_in_time(topic, number, indexes, request, created)
+                    self._publish_in_time(topic, number, indexes, request)
                     for number, indexes in groups.items()
                 ),
                 return_exceptions=True,
@@ -138,16 +137,15 @@ class Publishing:
         number: int,
         indexes: Sequence[int],
         request: pb.PublishRequest,
-        created: bool,
     ) -> pb.PublishResponse:
-        """Publish; give the leaders of a topic just created a bounded time to get ready."""
-        end_ms = self._clock.monotonic_ms() + self._config.auto_create_wait_ms
+        """Publish; give leaders that are being elected, or open their logs, a bounded time."""
+        end_ms = self._clock.monotonic_ms() + self._config.leader_wait_ms
         while True:
             try:
                 return await self._publish_to(topic, number, indexes, request)
             except (ServiceError, Refusal) as error:
                 late = self._clock.monotonic_ms() > end_ms
-                if not created or late or not _not_ready(error):
+                if request.forwarded or late or not _not_ready(error):
                     raise
             await asyncio.sleep(_READY_POLL_S)
 

@@ -69,7 +69,7 @@ class Routing:
         """
         if not self._config.auto_create_topics:
             return self.topic(name)
-        wait_ms = self._config.auto_create_wait_ms
+        wait_ms = self._config.leader_wait_ms
         response = await self._cluster.execute(
             controller_pb.ExecuteRequest(
                 auto_create_topic=controller_pb.AutoCreateTopic(name=name)
