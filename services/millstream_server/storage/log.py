@@ -16,6 +16,7 @@ from millstream_server.storage.errors import (
     DirectoryOfflineError,
     LogBusyError,
     LogGoneError,
+    MalformedAppendError,
     OffsetOutOfRangeError,
     StaleEpochError,
     StorageError,
@@ -204,9 +205,12 @@ class Log:
         return self._staged(tuple(staged), append_timestamp_ms)
 
     def stage_as_follower(self, batches: Sequence[IncomingBatch]) -> StagedAppend:
-        """Stage batches of the leader, already checked to continue this log; see
-        ``follower.take_frames``. Their epochs must be in the history (invariant 9)."""
-        self.check()
+        """Stage batches of one epoch from the leader, as ``follower.take_frames`` gives them; the
+        leader's offsets stay. Raises StaleEpochError unless that epoch is the newest one begun,
+        LogBusyError, MalformedAppendError unless they continue the log, and its failure."""
+        self._check_stage(batches, batches[0].header.leader_epoch)
+        if batches[0].header.base_offset != self.end_offset:
+            raise MalformedAppendError(f"the batches do not begin at {self.end_offset}")
         staged = stage_as_follower(
             batches, self.producers, synced_end_offset=self.synced_end_offset
         )
