@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import Any
 
 from millstream._async_consumer import AsyncConsumer
 from millstream._sync_consumer import Consumer
@@ -87,8 +88,8 @@ def read_each_sync(address: str, records: int) -> int:
     return count
 
 
-def _consumer(kind: Callable[..., object], address: str) -> "Consumer | AsyncConsumer":
-    return kind("bench", bootstrap_servers=address, auto_offset_reset="earliest")  # type: ignore[return-value]
+def _consumer(kind: Callable[..., Any], address: str) -> Any:
+    return kind("bench", bootstrap_servers=address, auto_offset_reset="earliest")
 
 
 def main() -> None:

@@ -75,7 +75,9 @@ class FakeCoordinator(group_coordinator_service_pb2_grpc.GroupCoordinatorService
 
     # --- the session --------------------------------------------------------
 
-    async def Session(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # type: ignore[override]
+    async def Session(  # type: ignore[override]
+        self, requests: Any, context: Any
+    ) -> AsyncIterator[Any]:
         """One member's stream."""
         first = await anext(requests)
         join = first.join

@@ -20,7 +20,6 @@ from millstream.record.compression import compress
 from millstream.record.wire import RawFetchedPartition, RawFetchResponse
 from millstream.v1 import broker_service_pb2 as pb
 from millstream.v1 import (
-    broker_service_pb2_grpc,
     errors_pb2,
     group_coordinator_service_pb2_grpc,
     metadata_service_pb2_grpc,
@@ -373,7 +372,9 @@ class _Metadata(metadata_service_pb2_grpc.MetadataServiceServicer):
     def __init__(self, broker: FakeBroker) -> None:
         self._broker = broker
 
-    async def WatchCluster(self, request: Any, context: Any) -> AsyncIterator[Any]:  # type: ignore[override]
+    async def WatchCluster(  # type: ignore[override]
+        self, request: Any, context: Any
+    ) -> AsyncIterator[Any]:
         """Everything, again after each change."""
         broker = self._broker
         broker.watches.append(request)
@@ -392,6 +393,3 @@ class _Metadata(metadata_service_pb2_grpc.MetadataServiceServicer):
     async def DescribeTopics(self, request: Any, context: Any) -> Any:  # type: ignore[override]
         """Only used to prove that a topic is missing."""
         await abort(context, "UNKNOWN_TOPIC")
-
-
-__all__ = ["FakeBroker", "FakeLog", "broker_service_pb2_grpc", "reason", "stored_batch"]

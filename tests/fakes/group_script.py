@@ -1,6 +1,7 @@
 """A group member with a scripted coordinator and a clock moved by hand."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from millstream._group_ownership import by_topic
 from millstream._group_session import GroupSession
@@ -64,7 +65,8 @@ class Script:
         return self
 
     def answer(self, correlation_id: int = 0, **kind: object) -> None:
-        message = pb.SessionResponse(correlation_id=correlation_id, **kind)  # type: ignore[arg-type]
+        fields: Any = kind
+        message = pb.SessionResponse(correlation_id=correlation_id, **fields)
         self.session.received(self.stream_id, message, self.now_ms)
 
     def break_stream(self, code: str = "UNAVAILABLE") -> None:
@@ -96,7 +98,7 @@ class Script:
     def commit_result(self, request: pb.SessionRequest, *reasons: str) -> None:
         results = [
             pb.OffsetCommitResult(
-                error=errors_pb2.ErrorReason.Value(f"ERROR_REASON_{name}") if name else 0  # type: ignore[arg-type]
+                error=errors_pb2.ErrorReason.Value(f"ERROR_REASON_{name or 'UNSPECIFIED'}")
             )
             for name in reasons
         ]

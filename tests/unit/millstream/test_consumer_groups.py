@@ -112,17 +112,18 @@ async def test_positions_are_committed_by_hand_with_metadata() -> None:
 async def test_auto_commit_covers_only_what_was_handed_out_before_the_last_step() -> None:
     async with cluster(1) as broker:
         fill(broker)
+        coordinator = broker.coordinator
+        assert coordinator is not None
         config = {"group_id": "g", "auto_commit_interval_ms": 20}
         async with consumer(broker, "logs", **config) as reader:
             async for record in reader:
                 if record.offset == 4:
                     await asyncio.sleep(0.1)
-                    assert broker.coordinator is not None
-                    stored = broker.coordinator.committed.get(("logs", 0))
+                    stored = coordinator.committed.get(("logs", 0))
                     assert stored is None or stored.offset <= 4
                 if record.offset == 5:
-                    await eventually(lambda: bool(broker.coordinator.commits))  # type: ignore[union-attr]
-                    assert broker.coordinator.committed["logs", 0].offset == 5
+                    await eventually(lambda: bool(coordinator.commits))
+                    assert coordinator.committed["logs", 0].offset == 5
                     break
 
 
