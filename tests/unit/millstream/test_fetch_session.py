@@ -314,3 +314,36 @@ def test_offsets_handed_out_have_no_gap_and_no_repeat(steps: list[tuple[str, int
         elif action != "OFFSET_OUT_OF_RANGE":
             world.do(action, number, size)
         world.pump()
+
+
+def test_a_push_with_an_old_token_is_dropped_and_its_credit_returned() -> None:
+    world = World()
+    world.do("seek", 0, 700)
+    world.pump()
+    world.deliver_to_broker()
+    world.do("push", 0, 100)
+    world.do("seek", 0, 5)
+    world.pump()
+    world.deliver_to_client()
+    assert world.fetcher.next_chunk() is None
+    assert world.session is not None
+    assert world.session.held == 0
+    world.check()
+    world.deliver_to_broker()
+    world.do("push", 0, 100)
+    world.deliver_to_client()
+    chunk = world.fetcher.next_chunk()
+    assert chunk is not None
+    assert chunk.records[0].offset == 5
+
+
+def test_an_error_with_an_old_token_does_not_stop_the_new_position() -> None:
+    world = World()
+    world.pump()
+    world.deliver_to_broker()
+    world.do("OFFSET_OUT_OF_RANGE", 0, 0)
+    world.do("seek", 0, 5)
+    world.pump()
+    world.deliver_to_client()
+    assert world.fetcher.partitions[world.names[0]].session is not None
+    assert world.fetcher.take_out_of_range() == []
