@@ -89,6 +89,10 @@ class IndexFile(Generic[Entry]):
             self._files.remove(self.path)
         self._loaded = (0, [])
 
+    def pending(self) -> list[Entry]:
+        """Entries that stand in memory only."""
+        return list(self._state[1])
+
     def add(self, entry: Entry) -> None:
         """Append an entry, in memory."""
         with self._lock:

@@ -34,7 +34,8 @@ class LogPoints:
         self._files = files
         self._path = f"{folder}/{FILE_NAME}"
         self._points: dict[str, Points] = {}
-        self._saved: dict[str, Points] = {}
+        # True if something changed since the last save.
+        self._changed = False
         # Logs that were set aside: a job still under way must not bring their points back.
         self._dropped: set[str] = set()
         self._lock = Lock()
@@ -50,7 +51,6 @@ class LogPoints:
         except (CorruptCheckpointError, ValueError, TypeError, AttributeError):
             self.lost = True
             self._points = {}
-        self._saved = dict(self._points)
 
     def get(self, name: str) -> Points | None:
         """Points of a log folder; None if they are not known."""
@@ -59,14 +59,15 @@ class LogPoints:
     def put(self, name: str, points: Points) -> None:
         """Change the points of a log; ``save`` makes it durable. Nothing happens after ``drop``."""
         with self._lock:
-            if name not in self._dropped:
+            if name not in self._dropped and self._points.get(name) != points:
                 self._points[name] = points
+                self._changed = True
 
     def drop(self, name: str) -> None:
         """Forget a log; ``save`` makes it durable."""
         with self._lock:
             self._dropped.add(name)
-            self._points.pop(name, None)
+            self._changed |= self._points.pop(name, None) is not None
 
     def expect(self, name: str) -> None:
         """Take points of this log again: it is made anew."""
@@ -76,9 +77,8 @@ class LogPoints:
     def save(self) -> None:
         """Make all changes durable; does nothing if there are none. Raises OSError."""
         with self._lock:
-            if self._points == self._saved:
+            if not self._changed:
                 return
-            points = dict(self._points)
-            payload = json.dumps(points, indent=0, sort_keys=True).encode()
+            payload = json.dumps(self._points, indent=0, sort_keys=True).encode()
             write_checkpoint(self._files, self._path, payload)
-            self._saved = points
+            self._changed = False

@@ -8,6 +8,7 @@ them: ``tail`` is replaced as one tuple after everything that a reader below it 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from threading import Lock
 from typing import NamedTuple
 
 from millstream_server.runtime.ports import File, Files
@@ -22,6 +23,9 @@ LOG_SUFFIX = ".log"
 INDEX_SUFFIX = ".index"
 TIME_INDEX_SUFFIX = ".timeindex"
 _RECENT_BATCHES_MAX = 4096
+# A search that passes more headers than this had no help from its index.
+_HOPS_MAX = 512
+_REBUILT_INTERVAL_BYTES = 4096
 
 
 class Tail(NamedTuple):
@@ -42,6 +46,9 @@ class Segment:
     def __init__(self, files: Files, folder: str, base_offset: int) -> None:
         stem = f"{folder}/{segment_name(base_offset)}"
         self.base_offset = base_offset
+        self._files = files
+        self._folder = folder
+        self._rebuild_lock = Lock()
         self.store = Store(files, stem + LOG_SUFFIX)
         self.offset_index = OffsetIndex(files, stem + INDEX_SUFFIX, base_offset)
         self.time_index = TimeIndex(files, stem + TIME_INDEX_SUFFIX, base_offset)
@@ -149,23 +156,49 @@ class Segment:
         positions, bases = self._recent
         if bases and bases[0] <= offset:
             return positions[bisect_right(bases, offset) - 1]
+        walked = 0
         with self.store.reading() as file:
             for placed in self._walk_to(file, offset):
                 if offset < placed.header.next_offset:
+                    if walked > _HOPS_MAX:
+                        self._rebuild_indexes(file)
                     return placed.position
+                walked += 1
         raise DamageError(self.size, f"offset {offset} is not where it should be")
 
     def _walk_to(self, file: File, offset: int) -> Iterator[PlacedBatch]:
         """Batches from the last index entry at or below the offset on. Raises DamageError."""
-        end = self.size
+        position = 0
         try:
-            entry = self.offset_index.last_at_or_below(offset)
-            position = entry.position if entry else 0
-            if entry:
-                self._check_entry(file, entry, end)
+            position = self._indexed_position_of(file, offset)
         except IndexDamagedError:
-            position = 0
-        return walk_headers(file, position, end)
+            self._rebuild_indexes(file)
+            with suppress(IndexDamagedError):  # damaged again at once: the walk is only longer
+                position = self._indexed_position_of(file, offset)
+        return walk_headers(file, position, self.size)
+
+    def _indexed_position_of(self, file: File, offset: int) -> int:
+        entry = self.offset_index.last_at_or_below(offset)
+        if entry is None:
+            return 0
+        self._check_entry(file, entry, self.size)
+        return entry.position
+
+    def _rebuild_indexes(self, file: File) -> None:
+        """Make both indexes of a closed segment anew from its headers (invariant 35); those of the
+        open one are in memory. Raises DamageError."""
+        if self.store.is_open:
+            return
+        with self._rebuild_lock:
+            twin = Segment(self._files, self._folder, self.base_offset)
+            for placed in walk_headers(file, 0, self.size):
+                twin.note_placed(placed, _REBUILT_INTERVAL_BYTES)
+            twin.time_index.add(
+                TimeEntry(twin.tail.next_offset, twin.max_timestamp_ms, twin.append_timestamp_ms)
+            )
+            with suppress(OSError):  # kept in memory then
+                self.offset_index.replace(twin.offset_index.pending())
+                self.time_index.replace(twin.time_index.pending())
 
     def _check_entry(self, file: File, entry: OffsetEntry, end: int) -> None:
         try:
@@ -278,19 +311,20 @@ class Segment:
         from its headers. Raises DamageError, FileNotFoundError."""
         if self.append_timestamp_ms != NO_TIMESTAMP_MS:
             return
-        try:
-            last = self.time_index.last
-        except IndexDamagedError:
-            last = None
-        if last is not None and last.offset == end_offset:
+        last = self._closing_entry()
+        if last is None or last.offset != end_offset:
+            with self.store.reading() as file:
+                self._rebuild_indexes(file)
+            last = self._closing_entry()
+        if last is not None:
             self.max_timestamp_ms = last.max_timestamp_ms
             self.append_timestamp_ms = last.append_timestamp_ms
-            return
-        with self.store.reading() as file:
-            for placed in walk_headers(file, 0, self.size):
-                header = placed.header
-                self.max_timestamp_ms = max(self.max_timestamp_ms, header.max_timestamp_ms)
-                self.append_timestamp_ms = max(self.append_timestamp_ms, header.append_timestamp_ms)
+
+    def _closing_entry(self) -> TimeEntry | None:
+        try:
+            return self.time_index.last
+        except IndexDamagedError:
+            return None
 
     def truncate(self, offset: int, interval: int) -> None:
         """Cut everything from ``offset`` on and sync. The segment must be open for writing. Raises

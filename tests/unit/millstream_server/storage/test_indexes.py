@@ -106,3 +106,25 @@ def test_reads_are_right_whatever_the_indexes_hold(how: str, clean: bool, seed: 
     assert again.log.retain(10**15, 81) > 0
     third = Appender(files, CONFIG)
     assert third.log.failure is None
+
+
+@pytest.mark.parametrize("how", ["missing", "rubbish"])
+def test_a_closed_segment_gets_its_indexes_back_on_first_use(how: str) -> None:
+    config = LogConfig(preallocate_bytes=0, segment_bytes=200_000, index_interval_bytes=250)
+    appender = Appender(config=config)
+    batches = [make_batch((b"%d" % number,), timestamp_ms=number) for number in range(1600)]
+    for first in range(0, 1600, 100):
+        appender.append(*batches[first : first + 100])
+    appender.directory.close()
+    files = appender.files
+    paths = [f"{appender.folder}/{0:020d}.index", f"{appender.folder}/{0:020d}.timeindex"]
+    for path in paths:
+        spoil(files, path, how, Random(1))
+    again = Appender(files, config)
+    again.log.read(1200, 100, 1600)
+    files.bytes_read = 0
+    again.log.read(1300, 100, 1600)
+    assert files.bytes_read < 70_000
+    assert again.log.find_offset(700, 1600) == (700, 700)
+    for path in paths:
+        assert len(files.content(path)) > 100
