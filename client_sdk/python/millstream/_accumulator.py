@@ -88,52 +88,64 @@ class Accumulator:
         queues = self.topics.get(topic)
         if queues is None:
             return None
-        if value.__class__ is not bytes and value is not None:
-            value = as_bytes(value, "value")
-        if key.__class__ is not bytes and key is not None:
-            key = as_bytes(key, "key")
-        if partition is not None:
-            queue = self._explicit(queues, partition)
-        elif key is None:
-            queue = queues.sticky
-        else:
+        if type(value) is bytes and type(key) is bytes and partition is None:
             queue = queues.by_key.get(key) or self._place(queues, key)
-        size = RECORD_OVERHEAD_BYTES
-        if value is not None:
-            size += len(value)
-        if key is not None:
-            size += len(key)
-        pairs = None
+            size = len(value) + len(key) + RECORD_OVERHEAD_BYTES
+        else:
+            value, key, size = _sized(value, key)
+            queue = self._choose(queues, key, partition)
+        room = queue.room - size
+        if room < 0 or timestamp_ms is not None or headers:
+            return self._append_slowly(
+                queues, queue, size, (value, key, headers, partition, timestamp_ms, on_delivery)
+            )
+        batch = queue.open
+        assert batch is not None  # since there is room
+        now_s = self._wall_s()
+        if now_s >= batch.next_tick_s:
+            batch.tick(now_s)
+        if batch.callback is not on_delivery:
+            batch.call_back(on_delivery)
+        queue.room = room
+        batch.values.append(value)
+        batch.keys.append(key)
+        return batch
+
+    def _append_slowly(
+        self,
+        queues: TopicQueues,
+        queue: PartitionQueue,
+        size: int,
+        record: tuple[Any, Any, HeadersInput, int | None, int | None, DeliveryCallback | None],
+    ) -> Batch | None:
+        """Append a record with headers or a timestamp, or one that finds no room at once."""
+        value, key, headers, partition, timestamp_ms, on_delivery = record
         overhead = RECORD_OVERHEAD_BYTES
+        pairs = None
         if headers:
             pairs = as_headers(headers)
             overhead += headers_overhead(pairs)
             size += headers_bytes(pairs)
-        room = queue.room - size
-        if room < 0 or timestamp_ms is not None:
-            self._check_size(size - overhead)
-            if timestamp_ms is not None:
-                check_timestamp(timestamp_ms)
-            while self._seal_if_full(queue, size, timestamp_ms):
-                if partition is None and key is None:
-                    queue = queues.sticky
-            if queue.room < size and not self._grant(queue, size):
-                return None
-            room = queue.room - size
+        self._check_size(size - overhead)
+        if timestamp_ms is not None:
+            check_timestamp(timestamp_ms)
+        while self._seal_if_full(queue, size, timestamp_ms):
+            if partition is None and key is None:
+                queue = queues.sticky
+        if queue.room < size and not self._grant(queue, size):
+            return None
         batch = queue.open
         assert batch is not None
-        if timestamp_ms is not None:
+        if timestamp_ms is None:
+            self._tick(batch)
+        else:
             batch.stamp(timestamp_ms)
             batch.next_tick_s = 0.0
-        else:
-            now_s = self._wall_s()
-            if now_s >= batch.next_tick_s:
-                batch.tick(now_s)
         if pairs is not None:
             batch.headers[len(batch.values)] = pairs
-        if on_delivery is not None or batch.callbacks:
+        if batch.callback is not on_delivery:
             batch.call_back(on_delivery)
-        queue.room = room
+        queue.room -= size
         batch.values.append(value)
         batch.keys.append(key)
         return batch
@@ -191,6 +203,8 @@ class Accumulator:
             batch = target.open
             assert batch is not None
             self._tick(batch)
+            if batch.callback is not None:
+                batch.call_back(None)
             index = len(batch.values)
             begin, end = start + done, start + upto
             batch.values += values[begin:end]
@@ -228,7 +242,7 @@ class Accumulator:
             assert batch is not None
             if wall >= batch.next_tick_s:
                 batch.tick(wall)
-            if batch.callbacks:
+            if batch.callback is not None:
                 batch.call_back(None)
             queue.room = room
             run = runs.get(batch)
@@ -247,8 +261,15 @@ class Accumulator:
         now_s = self._wall_s()
         if now_s >= batch.next_tick_s:
             batch.tick(now_s)
-        if batch.callbacks:
-            batch.call_back(None)
+
+    def _choose(
+        self, queues: TopicQueues, key: bytes | None, partition: int | None
+    ) -> PartitionQueue:
+        if partition is not None:
+            return self._explicit(queues, partition)
+        if key is None:
+            return queues.sticky
+        return queues.by_key.get(key) or self._place(queues, key)
 
     def _explicit(self, queues: TopicQueues, partition: int) -> PartitionQueue:
         if not 0 <= partition < len(queues.partitions):
@@ -330,6 +351,20 @@ class Accumulator:
         batch.drop()
         self.buffered -= batch.bytes
         batch.bytes = 0
+
+
+def _sized(value: Any, key: Any) -> tuple[bytes | None, bytes | None, int]:
+    """Value and key as bytes or None, and what they take in a batch."""
+    size = RECORD_OVERHEAD_BYTES
+    if value is not None:
+        if type(value) is not bytes:
+            value = as_bytes(value, "value")
+        size += len(value)
+    if key is not None:
+        if type(key) is not bytes:
+            key = as_bytes(key, "key")
+        size += len(key)
+    return value, key, size
 
 
 def _nothing() -> None:
