@@ -246,15 +246,15 @@ class Log:
 
     @property
     def can_write_now(self) -> bool:
-        """True if ``write_now`` is allowed for the next append: page-cache mode and nothing else
-        in flight."""
-        return self._config.flush_mode is FlushMode.PAGE_CACHE and self.in_flight == 0
+        """Ask after staging: true if the append just staged may go through ``write_now``, being in
+        page-cache mode and the only one in flight."""
+        return self._config.flush_mode is FlushMode.PAGE_CACHE and self.in_flight == 1
 
     def write_now(self, staged: StagedAppend) -> None:
         """Write an append to the page cache on the event loop (performance.md §1b, 5); on return
         it counts as written. Raises what ``AppendDone`` would be given; the append is undone
         then."""
-        if self._config.flush_mode is not FlushMode.PAGE_CACHE or self.in_flight != 1:
+        if not self.can_write_now:
             raise LogBusyError("write_now needs page-cache mode and nothing in flight")
         error: StorageError | None
         try:

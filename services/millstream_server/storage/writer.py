@@ -104,8 +104,7 @@ class DirectoryWriter:
         self._start()
 
     def write_now(self, log: Log, staged: StagedAppend) -> None:
-        """``log.write_now``, for an append that was staged while ``log.can_write_now``. Raises as
-        that does."""
+        """``log.write_now``, allowed while ``log.can_write_now``. Raises as that does."""
         log.write_now(staged)
 
     def run(

@@ -104,8 +104,8 @@ def test_page_cache_appends_are_undone_as_well() -> None:
     appender = filled(FlushMode.PAGE_CACHE)
     fill_disk(appender, 100)
     log = appender.log
-    assert log.can_write_now
     staged = log.stage([make_batch((BIG,))], 1, 1000)
+    assert log.can_write_now
     with pytest.raises(DiskFullError):
         appender.writer.write_now(log, staged)
     assert (log.end_offset, log.in_flight) == (3, 0)

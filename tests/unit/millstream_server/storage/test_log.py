@@ -250,9 +250,10 @@ def test_page_cache_appends_count_as_written_at_once() -> None:
     appender.writer.write_now(log, log.stage([make_batch()], 1, 0))
     assert (log.written_end_offset, log.synced_end_offset) == (2, 0)
     appender.submit()
+    staged = log.stage([make_batch()], 1, 0)
     assert not log.can_write_now
     with pytest.raises(LogBusyError):
-        log.write_now(log.stage([make_batch()], 1, 0))
+        log.write_now(staged)
 
 
 def test_truncation_takes_epochs_producers_and_segments_back() -> None:
