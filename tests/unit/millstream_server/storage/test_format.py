@@ -1,6 +1,6 @@
 """The segment format, held by golden files: bytes written today must be read for ever.
 
-``golden/segment.log`` was made by ``golden_segment``; ``golden/segment.txt`` is what protoc says of
+``golden/first.segment`` was made by ``golden_segment``; ``golden/first.txt`` is what protoc says of
 it. To change the format on purpose: raise ``FORMAT_VERSION``, keep reading the old file, and write
 new ones with ``MILLSTREAM_WRITE_GOLDEN=1``.
 """
@@ -74,19 +74,19 @@ def protoc_text(segment: bytes) -> str:
 def test_the_bytes_written_are_the_golden_ones() -> None:
     segment = golden_segment()
     if os.environ.get("MILLSTREAM_WRITE_GOLDEN"):
-        (GOLDEN / "segment.log").write_bytes(segment)
-        (GOLDEN / "segment.txt").write_text(protoc_text(segment), encoding="utf-8")
-    assert segment == (GOLDEN / "segment.log").read_bytes()
+        (GOLDEN / "first.segment").write_bytes(segment)
+        (GOLDEN / "first.txt").write_text(protoc_text(segment), encoding="utf-8")
+    assert segment == (GOLDEN / "first.segment").read_bytes()
 
 
 def test_protoc_reads_a_segment() -> None:
     pytest.importorskip("grpc_tools")
-    text = protoc_text((GOLDEN / "segment.log").read_bytes())
-    assert text == (GOLDEN / "segment.txt").read_text(encoding="utf-8")
+    text = protoc_text((GOLDEN / "first.segment").read_bytes())
+    assert text == (GOLDEN / "first.txt").read_text(encoding="utf-8")
 
 
 def test_the_golden_segment_holds_what_was_put_into_it() -> None:
-    data = (GOLDEN / "segment.log").read_bytes()
+    data = (GOLDEN / "first.segment").read_bytes()
     headers, columns = [], []
     for frame in iterate_frames(data):
         batch = data[frame.batch_start : frame.end]
@@ -112,7 +112,7 @@ def test_the_golden_segment_holds_what_was_put_into_it() -> None:
 def test_the_golden_segment_is_recovered_as_a_log() -> None:
     appender = Appender()
     path = f"{appender.folder}/{0:020d}.log"
-    appender.files.damage(path, (GOLDEN / "segment.log").read_bytes())
+    appender.files.damage(path, (GOLDEN / "first.segment").read_bytes())
     again = Appender(appender.files)
     assert (again.log.failure, again.log.end_offset) == (None, 6)
     assert again.log.epochs.entries == ((4, 0), (9, 5))
@@ -120,7 +120,7 @@ def test_the_golden_segment_is_recovered_as_a_log() -> None:
 
 
 def test_protobuf_and_the_codec_agree_on_every_field() -> None:
-    data = (GOLDEN / "segment.log").read_bytes()
+    data = (GOLDEN / "first.segment").read_bytes()
     segment = record_pb2.Segment.FromString(data)
     assert segment.SerializeToString() == data
     names = [field.name for field in record_pb2.RecordBatch.DESCRIPTOR.fields]
