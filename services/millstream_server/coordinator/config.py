@@ -79,11 +79,6 @@ class CoordinatorConfig:
                 f"session_timeout_ms {self.session_timeout_ms} is not within "
                 f"{self.session_timeout_ms_min} and {self.session_timeout_ms_max}"
             )
-        if self.heartbeat_interval_ms * 2 > self.session_timeout_ms:
-            raise ValueError(
-                "heartbeat_interval_ms must be at most half of session_timeout_ms, "
-                "or one lost heartbeat fences a member"
-            )
         if self.rebalance_timeout_ms > self.rebalance_timeout_ms_max:
             raise ValueError("rebalance_timeout_ms exceeds rebalance_timeout_ms_max")
         if self.writes_in_flight_max > 5:
