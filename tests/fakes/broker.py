@@ -346,14 +346,6 @@ class _BrokerServicer(broker_grpc.BrokerServiceServicer):
             result.leader_epoch = entry.leader_epoch
             result.durability = broker.DURABILITY_REPLICATED_DISK
 
-    def Publish(self, request: Any, context: Any) -> Any:
-        cluster = self._cluster
-        if request.topic not in cluster.topics:
-            if not cluster.auto_create:
-                abort(context, "UNKNOWN_TOPIC", f"no topic is named {request.topic!r}")
-            cluster.create_topic(request.topic)
-        return broker.PublishResponse()
-
     def ListOffsets(self, request: Any, context: Any) -> Any:
         response = broker.ListOffsetsResponse()
         with self._cluster.lock:

@@ -82,6 +82,9 @@ class FakeMetadataServicer(metadata_grpc.MetadataServiceServicer):
         self._note("DescribeTopics", request, context)
         found = []
         for name in request.names:
+            creating = request.create_missing and self._cluster.auto_create
+            if name not in self._cluster.topics and creating:
+                self._cluster.create_topic(name)
             if name not in self._cluster.topics:
                 fake.abort(context, "UNKNOWN_TOPIC", f"no topic is named {name!r}")
             found.append(self._cluster.topics[name])

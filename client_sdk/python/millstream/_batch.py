@@ -58,9 +58,9 @@ class Batch:
     __slots__ = (
         "abandoned", "append_timestamp_ms", "attempts", "attributes", "base_offset",
         "base_sequence", "bytes", "callback", "callback_starts", "callbacks", "count",
-        "created_ms", "done", "durability", "encoded", "error", "headers", "held", "indeterminate", "keys", "next_tick_s",
-        "outstanding", "partition", "parts", "payload", "tick_ms", "tick_starts", "topic",
-        "values", "waiters",
+        "created_ms", "done", "durability", "encoded", "error", "headers", "held",
+        "indeterminate", "keys", "next_tick_s", "outstanding", "partition", "parts",
+        "payload", "tick_ms", "tick_starts", "topic", "values", "waiters",
     )  # fmt: skip
 
     def __init__(self, topic: str, partition: int, created_ms: int) -> None:

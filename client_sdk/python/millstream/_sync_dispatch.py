@@ -58,10 +58,10 @@ class SyncDispatch:
             self._streams.clear()
             self.room.notify_all()
             self.delivered.notify_all()
-        self.due.set()
         for stream in streams:
             stream.close()
         self._client.close()
+        self.due.set()
         self._thread.join(timeout=1)
 
     def flush(self, timeout: float | None) -> None:
