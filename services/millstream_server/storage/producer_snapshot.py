@@ -8,8 +8,8 @@
              u32 first sequence · u32 last sequence · u64 base offset · u64 last offset
              · u64 append timestamp, milliseconds
 
-A snapshot at offset S stands for a replay of all batches below S (invariant 22). The last two are
-kept, so that damage to one costs a longer replay and nothing else.
+A snapshot at offset S stands for a replay of all batches below S (invariant 22). The last three
+are kept: the recovery point that is durable may be older than the newest snapshot.
 """
 
 import struct
@@ -25,7 +25,7 @@ from millstream_server.storage.producers import AppendedBatch, ProducerState, Pr
 
 SNAPSHOT_SUFFIX = ".producers"
 _VERSION = 1
-_KEPT = 2
+_KEPT = 3
 _COUNTS = struct.Struct("<II")
 _PRODUCER = struct.Struct("<QIB")
 _BATCH = struct.Struct("<IIQQQ")
