@@ -16,18 +16,17 @@ from millstream._clock import Clock
 from millstream._cluster import TopicInfo
 from millstream._config import ProducerConfig
 from millstream._errors import (
-    InvalidRequestError,
     RecordTooLargeError,
     UnknownPartitionError,
 )
 from millstream._partition_queue import PartitionQueue, TopicQueues
 from millstream._partitioner import PARTITIONERS
 from millstream._record_input import (
-    as_bytes,
     as_headers,
     check_timestamp,
     headers_bytes,
     headers_overhead,
+    sized,
 )
 from millstream._retry import Chance
 
@@ -51,6 +50,7 @@ class Accumulator:
         self._record_bytes_max = config.max_request_size
         self._batch_bytes = config.batch_size
         self._buffer_bytes = config.buffer_memory
+        self._topic_age_ms = config.metadata_max_age_ms
         self.topics: dict[str, TopicQueues] = {}
         # Bytes that wait for their acknowledgement, with what was granted to open batches.
         self.buffered = 0
@@ -65,10 +65,23 @@ class Accumulator:
         queues = self.topics.get(info.name)
         if queues is None or queues.info.topic_id != info.topic_id:
             queues = self.topics[info.name] = TopicQueues(info)
+            queues.used_ms = self._clock.monotonic_ms()
             queues.choose_sticky(self._chance)
         else:
             queues.update(info)
         return queues
+
+    def forget_unused(self, now_ms: int) -> list[str]:
+        """Drop topics that were not used for metadata.max.age.ms; returns their names."""
+        limit_ms = now_ms - self._topic_age_ms
+        old = [
+            name
+            for name, queues in self.topics.items()
+            if queues.used_ms < limit_ms and all(queue.idle for queue in queues.partitions)
+        ]
+        for name in old:
+            del self.topics[name]
+        return old
 
     def append(
         self,
@@ -92,7 +105,7 @@ class Accumulator:
             queue = queues.by_key.get(key) or self._place(queues, key)
             size = len(value) + len(key) + RECORD_OVERHEAD_BYTES
         else:
-            value, key, size = _sized(value, key)
+            value, key, size = sized(value, key)
             queue = self._choose(queues, key, partition)
         room = queue.room - size
         if room < 0 or timestamp_ms is not None or headers:
@@ -320,7 +333,9 @@ class Accumulator:
             if grant > free and self.buffered:
                 return False
         if batch is None:
-            batch = queue.open = Batch(queue.topic.name, queue.number, self._clock.monotonic_ms())
+            now_ms = self._clock.monotonic_ms()
+            batch = queue.open = Batch(queue.topic.name, queue.number, now_ms)
+            queue.topic.used_ms = now_ms
             self.active[queue] = None
             self.on_open()
         self.buffered += grant
@@ -353,37 +368,5 @@ class Accumulator:
         batch.bytes = 0
 
 
-def _sized(value: Any, key: Any) -> tuple[bytes | None, bytes | None, int]:
-    """Value and key as bytes or None, and what they take in a batch."""
-    size = RECORD_OVERHEAD_BYTES
-    if value is not None:
-        if type(value) is not bytes:
-            value = as_bytes(value, "value")
-        size += len(value)
-    if key is not None:
-        if type(key) is not bytes:
-            key = as_bytes(key, "key")
-        size += len(key)
-    return value, key, size
-
-
 def _nothing() -> None:
     """What is called until the owner sets something else."""
-
-
-def check_many(
-    values: Sequence[Any], keys: Sequence[Any] | None
-) -> tuple[list[bytes | None], list[bytes | None] | None]:
-    """The columns of a ``send_many`` as bytes. Raises InvalidRequestError if they do not fit."""
-    if keys is not None and len(keys) != len(values):
-        raise InvalidRequestError(f"{len(keys)} keys for {len(values)} values")
-    return _column(values, "value"), None if keys is None else _column(keys, "key")
-
-
-def _column(items: Sequence[Any], name: str) -> list[bytes | None]:
-    kinds = set(map(type, items))
-    if kinds <= {bytes, type(None)}:
-        return items if isinstance(items, list) else list(items)
-    return [
-        item if item is None or item.__class__ is bytes else as_bytes(item, name) for item in items
-    ]

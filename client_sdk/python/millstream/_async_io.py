@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import grpc
@@ -260,9 +260,14 @@ class AsyncClient:
 
     def use_topic(self, name: str) -> TopicInfo | None:
         """Watch a topic from now on; what is known of it already, else None."""
-        if self.filter.use(name, self.now_ms()):
+        if self.filter.use(name):
             self._grown.set()
         return self.cluster.topics.get(name)
+
+    def forget_topics(self, names: Iterable[str]) -> None:
+        """Watch topics no more and forget them; ``use_topic`` brings them back."""
+        self.filter.forget(names)
+        self.cluster.forget_topics(names)
 
     async def topic(
         self, name: str, *, timeout_ms: int | None = None, create: bool = False

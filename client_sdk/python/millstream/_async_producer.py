@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from millstream import _methods
-from millstream._accumulator import HeadersInput, check_many
+from millstream._accumulator import HeadersInput
 from millstream._async_io import AsyncClient
 from millstream._async_stream import AsyncProduceStream
 from millstream._batch import Batch, DeliveryCallback, RecordMetadata
@@ -22,6 +22,7 @@ from millstream._malloc import tune_malloc
 from millstream._produce_call import ProduceCall
 from millstream._producer_core import ProducerCore
 from millstream._receipt import AsyncReceipt, AsyncReceipts, settled
+from millstream._record_input import check_many
 from millstream._retry import Chance
 from millstream.v1 import metadata_service_pb2 as metadata
 from millstream.v1.broker_service_pb2 import ProduceResponse
@@ -331,7 +332,9 @@ class AsyncProducer:
 
     def _tick(self) -> None:
         self._tick_timer = None
-        for node_id in self._sender.expire(self._client.now_ms()):
+        now_ms = self._client.now_ms()
+        self._client.forget_topics(self._accumulator.forget_unused(now_ms))
+        for node_id in self._sender.expire(now_ms):
             stream = self._streams.get(node_id)
             if stream is not None:
                 stream.end(TimedOutError("no answer within request.timeout.ms"))

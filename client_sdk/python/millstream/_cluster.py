@@ -227,16 +227,14 @@ class ClusterCache:
         self._topic_versions[topic.name] = version
         return topic
 
-    def retain_topics(self, names: Iterable[str]) -> None:
-        """Forget all other topics: they are watched no more."""
-        wanted = set(names)
-        for name in self._topic_versions.keys() - wanted:
+    def forget_topics(self, names: Iterable[str]) -> None:
+        """Forget topics that are watched no more."""
+        for name in names:
             topic = self.topics.pop(name, None)
             if topic is not None:
                 self.topics_by_id.pop(topic.topic_id, None)
-            del self._topic_versions[name]
-        for name in self.missing.keys() - wanted:
-            del self.missing[name]
+            self._topic_versions.pop(name, None)
+            self.missing.pop(name, None)
 
     def topic(self, name: str) -> TopicInfo:
         """A topic by name. Raises UnknownTopicError."""

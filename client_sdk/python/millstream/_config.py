@@ -47,7 +47,7 @@ class ClientConfig:
         5_000, "Give a connection up when a ping is unanswered for so long.", minimum=100
     )
     metadata_max_age_ms: int = key(
-        300_000, "Forget topics that were not used for so long.", minimum=1_000
+        300_000, "Watch a topic no more that nothing was sent to for so long.", minimum=1_000
     )
     message_max_bytes: int = key(
         16 * 1024 * 1024, "Largest gRPC message sent or received.", minimum=64 * 1024

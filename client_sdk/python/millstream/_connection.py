@@ -3,6 +3,8 @@
 Nothing here waits or owns a channel; ``_async_io`` and ``_sync_io`` do.
 """
 
+from collections.abc import Iterable
+
 import grpc
 
 from millstream._cluster import ClusterCache
@@ -84,33 +86,28 @@ class AddressBook:
 
 
 class TopicFilter:
-    """The topics that a client watches: those it used lately."""
+    """The topics that a client watches: those it uses."""
 
     def __init__(self) -> None:
-        self._used_ms: dict[str, int] = {}
+        self._used: set[str] = set()
         self.all_topics = False
 
-    def use(self, name: str, now_ms: int) -> bool:
+    def use(self, name: str) -> bool:
         """Note a use; True if the watch has to be opened again with a larger filter."""
-        known = name in self._used_ms
-        self._used_ms[name] = now_ms
-        if self.all_topics or known:
+        if name in self._used:
             return False
-        self.all_topics = len(self._used_ms) > _WATCHED_TOPICS_MAX
+        self._used.add(name)
+        if self.all_topics:
+            return False
+        self.all_topics = len(self._used) > _WATCHED_TOPICS_MAX
         return True
 
-    def expire(self, now_ms: int, age_ms_max: int, keep: frozenset[str]) -> list[str]:
-        """Drop topics that were not used for ``age_ms_max``, but for ``keep``; returns them."""
-        old = [
-            name
-            for name, used_ms in self._used_ms.items()
-            if now_ms - used_ms > age_ms_max and name not in keep
-        ]
-        for name in old:
-            del self._used_ms[name]
-        return old
+    def forget(self, names: Iterable[str]) -> None:
+        """Watch these no more, from the next time that the watch is opened."""
+        for name in names:
+            self._used.discard(name)
 
     @property
     def names(self) -> list[str]:
         """The names to send; empty when all topics are watched."""
-        return [] if self.all_topics else sorted(self._used_ms)
+        return [] if self.all_topics else sorted(self._used)

@@ -62,10 +62,12 @@ class PartitionQueue:
 class TopicQueues:
     """The partitions of one topic."""
 
-    __slots__ = ("by_key", "info", "name", "partitions", "sticky")
+    __slots__ = ("by_key", "info", "name", "partitions", "sticky", "used_ms")
 
     def __init__(self, info: TopicInfo) -> None:
         self.name = info.name
+        # Monotonic time of the last batch that was begun.
+        self.used_ms = 0
         self.info = info
         self.partitions = [PartitionQueue(self, n) for n in range(len(info.partitions))]
         # The partition of keys seen lately.

@@ -1,8 +1,9 @@
 """What applications may pass as key, value and headers, turned into what a batch holds."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from millstream._batch import RECORD_OVERHEAD_BYTES
 from millstream._errors import InvalidRequestError
 from millstream.record.columns import RecordHeaders
 
@@ -59,3 +60,35 @@ def headers_bytes(pairs: RecordHeaders) -> int:
     return headers_overhead(pairs) + sum(
         len(name.encode()) + (len(value) if value else 0) for name, value in pairs
     )
+
+
+def sized(value: Any, key: Any) -> tuple[bytes | None, bytes | None, int]:
+    """Value and key as bytes or None, and what they take in a batch."""
+    size = RECORD_OVERHEAD_BYTES
+    if value is not None:
+        if type(value) is not bytes:
+            value = as_bytes(value, "value")
+        size += len(value)
+    if key is not None:
+        if type(key) is not bytes:
+            key = as_bytes(key, "key")
+        size += len(key)
+    return value, key, size
+
+
+def check_many(
+    values: Sequence[Any], keys: Sequence[Any] | None
+) -> tuple[list[bytes | None], list[bytes | None] | None]:
+    """The columns of a ``send_many`` as bytes. Raises InvalidRequestError if they do not fit."""
+    if keys is not None and len(keys) != len(values):
+        raise InvalidRequestError(f"{len(keys)} keys for {len(values)} values")
+    return _column(values, "value"), None if keys is None else _column(keys, "key")
+
+
+def _column(items: Sequence[Any], name: str) -> list[bytes | None]:
+    kinds = set(map(type, items))
+    if kinds <= {bytes, type(None)}:
+        return items if isinstance(items, list) else list(items)
+    return [
+        item if item is None or item.__class__ is bytes else as_bytes(item, name) for item in items
+    ]

@@ -102,6 +102,7 @@ class SyncDispatch:
             ticking = now_ms >= next_tick_ms
             with self.lock:
                 late = self._sender.expire(now_ms) if ticking else []
+                unused = self._accumulator.forget_unused(now_ms) if ticking else []
                 calls = self._sender.collect(now_ms)
                 wake_at_ms = self._sender.wake_at_ms
                 active = bool(self._accumulator.active)
@@ -110,6 +111,7 @@ class SyncDispatch:
             if ticking:
                 next_tick_ms = now_ms + self._core.tick_ms
                 self._end_streams(late)
+                self._client.forget_topics(unused)
             self._put(calls)
             if needs_producer_id:
                 self._allocate()

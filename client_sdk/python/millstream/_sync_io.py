@@ -297,11 +297,17 @@ class SyncClient:
     def use_topic(self, name: str) -> TopicInfo | None:
         """Watch a topic from now on; what is known of it already, else None."""
         with self.changed:
-            if self.filter.use(name, self.now_ms()):
+            if self.filter.use(name):
                 self._grown = True
                 if self._watch_call is not None:
                     self._watch_call.cancel()
             return self.cluster.topics.get(name)
+
+    def forget_topics(self, names: Iterable[str]) -> None:
+        """Watch topics no more and forget them; ``use_topic`` brings them back."""
+        with self.changed:
+            self.filter.forget(names)
+            self.cluster.forget_topics(names)
 
     def topic(self, name: str, *, timeout_ms: int | None = None, create: bool = False) -> TopicInfo:
         """A topic by name, watched from now on.

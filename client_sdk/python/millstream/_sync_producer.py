@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from millstream._accumulator import HeadersInput, check_many
+from millstream._accumulator import HeadersInput
 from millstream._batch import DeliveryCallback, RecordMetadata
 from millstream._clock import Clock
 from millstream._config import ProducerConfig
@@ -15,6 +15,7 @@ from millstream._fork import watch_forks
 from millstream._malloc import tune_malloc
 from millstream._producer_core import ProducerCore
 from millstream._receipt import Receipt, Receipts
+from millstream._record_input import check_many
 from millstream._retry import Chance
 from millstream._sync_dispatch import SyncDispatch
 from millstream._sync_io import SyncClient

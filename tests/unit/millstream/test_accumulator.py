@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from millstream import InvalidRequestError, RecordTooLargeError, UnknownPartitionError
-from millstream._accumulator import Accumulator, check_many
+from millstream._accumulator import Accumulator
 from millstream._batch import Batch
+from millstream._record_input import check_many
 from tests.fakes.produce_world import ProduceWorld
 
 
@@ -214,3 +215,13 @@ def test_ctrl_c_between_the_columns_of_a_record_drops_just_that_record() -> None
     batch, _ = world.send(b"whole")
     batch.values.append(b"half")
     assert _sent_values(world) == [b"whole"]
+
+
+def test_topics_that_nothing_is_sent_to_are_forgotten() -> None:
+    world = ProduceWorld(metadata_max_age_ms=1_000)
+    world.send(b"x")
+    world.clock.now_ms += 2_000
+    assert world.accumulator.forget_unused(world.clock.now_ms) == []
+    _sent_values(world)
+    assert world.accumulator.forget_unused(world.clock.now_ms) == ["t"]
+    assert world.accumulator.append("t", b"y") is None

@@ -87,7 +87,7 @@ def test_another_cluster_at_the_same_address_replaces_everything() -> None:
 def test_unwatched_topics_are_forgotten() -> None:
     cache = ClusterCache()
     cache.apply(_message(1, _topic(), complete=True, missing_topics=["gone"]))
-    cache.retain_topics([])
+    cache.forget_topics(["t", "gone"])
     assert not cache.topics
     assert not cache.topics_by_id
     assert not cache.missing
@@ -105,14 +105,14 @@ def test_known_brokers_are_asked_before_bootstrap_addresses() -> None:
     assert book.current() == "b:1"
 
 
-def test_the_filter_grows_with_use_and_shrinks_with_age() -> None:
+def test_the_filter_grows_with_use() -> None:
     topics = TopicFilter()
-    assert topics.use("a", 0)
-    assert not topics.use("a", 5)
-    assert topics.use("b", 100)
-    assert topics.expire(200, 150, frozenset()) == ["a"]
+    assert topics.use("a")
+    assert not topics.use("a")
+    assert topics.use("b")
+    topics.forget(["a"])
     assert topics.names == ["b"]
     for number in range(1_001):
-        topics.use(str(number), 200)
+        topics.use(str(number))
     assert topics.all_topics
     assert topics.names == []
