@@ -202,7 +202,8 @@ def _wrap(function: Callable[..., None], flags: Mapping[str, Any]) -> Callable[.
     own = list(signature.parameters.values())[1:]
 
     def run(*arguments: Any, **values: Any) -> None:
-        common = {name: values.pop(name, _DEFAULTS[name]) for name in _DEFAULTS}
+        # A command of nodes has a --config of its own, so only the flags added here are taken.
+        common = {**_DEFAULTS, **{name: values.pop(name) for name in flags if name in values}}
         _guarded(function, common, values)
 
     added = [
