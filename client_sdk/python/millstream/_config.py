@@ -54,8 +54,8 @@ class ClientConfig:
     )
     tune_malloc: bool = key(
         True,
-        "Keep big buffers on the heap (mallopt, once per process; glibc only). Large batches move"
-        " two to three times faster; the process keeps up to 128 MiB of freed memory.",
+        "Keep big buffers on the heap (mallopt, once per process; glibc only): less CPU for large"
+        " batches, but the process keeps up to 128 MiB of freed memory.",
     )
     security_protocol: str = key(
         "PLAINTEXT", "PLAINTEXT or SSL.", choices=("PLAINTEXT", "SSL"), upper=True
