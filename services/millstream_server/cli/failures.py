@@ -74,14 +74,16 @@ def sentence_of(error: "MillstreamError", bootstrap_servers: str) -> str:
     """The error as one plain sentence with what to do."""
     if error.code == "UNAVAILABLE":
         return (
-            f"cannot reach the cluster at {bootstrap_servers}: start one with `millstream up`, or "
+            f"cannot reach the cluster at {bootstrap_servers}; start one with `millstream up`, or "
             f"name its brokers with -b host:port ({_flat(error.message or error.code)})"
         )
     text = _flat(error.message or error.code.lower().replace("_", " ")).rstrip(".")
     if error.code == "TIMED_OUT":
-        return f"{text}: the cluster did not answer in time; try again, or raise --timeout"
+        return f"{text}; the cluster did not answer in time; try again, or raise --timeout"
     advice = _ADVICE.get(error.code)
-    return f"{text}: {advice}" if advice else text
+    if not advice:
+        return text
+    return f"{text} {advice}" if text.endswith("?") else f"{text}; {advice}"
 
 
 def _flat(text: str) -> str:

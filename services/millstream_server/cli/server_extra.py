@@ -1,5 +1,6 @@
 """Imports the server for the commands that run it, with one sentence when it is not installed."""
 
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from millstream_server.cli.failures import CommandError, UsageError
@@ -10,16 +11,16 @@ if TYPE_CHECKING:
     from millstream_server.node.config_sources import LoadedConfig
 
 
+_LIBRARIES = ("structlog", "pydantic_settings", "pysyncobj", "prometheus_client", "grpc_health")
+
+
 def require_server() -> None:
     """Raise CommandError if the server's libraries are missing."""
-    try:
-        import pydantic_settings  # noqa: F401
-        import pysyncobj  # noqa: F401
-        import structlog  # noqa: F401
-    except ImportError as error:
-        raise CommandError(
-            f"the server needs {error.name}: install it with pip install 'millstream[server]'"
-        ) from None
+    for name in _LIBRARIES:
+        if importlib.util.find_spec(name) is None:
+            raise CommandError(
+                f"the server needs {name}: install it with pip install 'millstream[server]'"
+            )
 
 
 def load_node_config(

@@ -85,8 +85,10 @@ class Killing:
             return self._cluster.node_by_id(leader).name
         if role == "broker":
             with Admin.from_config({"bootstrap.servers": bootstrap}) as admin:
-                (topic,) = admin.describe_topics([self._topic])
-            return self._cluster.node_by_id(topic.partitions[0].leader_id).name
+                (topic,) = admin.wait_for_topics([self._topic])
+            leader = topic.partitions[0].leader_id
+            assert leader is not None  # it was waited for
+            return self._cluster.node_by_id(leader).name
         return self._cluster.node_by_id(self._coordinator_id()).name
 
     def _coordinator_id(self) -> int:

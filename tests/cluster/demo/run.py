@@ -149,10 +149,11 @@ class Demo:
     def _create_topic(self) -> dict[int, str]:
         with Admin.from_config({"bootstrap.servers": self.cluster.bootstrap_servers}) as admin:
             admin.create_topics([NewTopic(TOPIC, partitions=PARTITIONS)])
-            (topic,) = admin.describe_topics([TOPIC])
+            (topic,) = admin.wait_for_topics([TOPIC])
         leaders = {
             partition.partition: self.cluster.node_by_id(partition.leader_id).name
             for partition in topic.partitions
+            if partition.leader_id is not None
         }
         if len(set(leaders.values())) != PARTITIONS:
             raise DemoError(f"the partitions are not led by different brokers: {leaders}")
