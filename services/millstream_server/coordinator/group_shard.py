@@ -99,7 +99,7 @@ class GroupShard:
             if kind == SESSION:
                 yield self.membership.session_over(group_id, member_id, due_ms, now)
             elif kind == RELEASE:
-                yield self.membership.release_over(group_id, member_id, now)
+                yield self.membership.release_over(group_id, member_id)
             elif kind == REBALANCE:
                 changes = Changes(self.state)
                 group = self.state.group(group_id)

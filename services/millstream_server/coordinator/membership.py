@@ -187,6 +187,7 @@ class Membership:
             if group is not None and instance_id in group.instances:
                 raise Refusal("FENCED_INSTANCE", f"instance {instance_id} is another member by now")
             raise Refusal("UNKNOWN_MEMBER", f"member {member_id} is not in the group")
+        _check_not_condemned(session, member_id)
         if session.stream != stream:
             raise Refusal("FENCED_MEMBER_EPOCH", "another stream of this member took over")
         return group, session
@@ -212,12 +213,20 @@ class Membership:
         self._fence(group, member_id, "the session timed out", changes, now)
         return changes.result(None)
 
-    def release_over(self, group_id: str, member_id: str, now: Moment) -> Result[None]:
-        """A member took too long to give up a partition or to confirm what it was given."""
+    def release_over(self, group_id: str, member_id: str) -> Result[None]:
+        """A member took too long to give up a partition or to confirm what it was given.
+
+        It is heard no more, but what it holds is free only when its session is over: until then
+        it may work on, by its own clock, without having heard (invariant 25).
+        """
         changes = Changes(self._state)
-        group = self._state.group(group_id)
-        if group is not None and member_id in group.members:
-            self._fence(group, member_id, "partitions were not given up in time", changes, now)
+        session = self._sessions.get(group_id, member_id)
+        if session is not None:
+            session.condemned = True
+            if session.stream is not None:
+                why = f"member {member_id}: partitions were not given up in time"
+                changes.push(session.stream, Refusal("UNKNOWN_MEMBER", why))
+                session.stream = None
         return changes.result(None)
 
     # Inside
@@ -261,6 +270,7 @@ class Membership:
     ) -> Result[JoinReply]:
         member_id = request.member_id
         current = group.current(member_id)
+        _check_not_condemned(self._sessions.get(group.group_id, member_id), member_id)
         # A member that begins again at zero may have missed every answer.
         heard_epoch = 0 if request.member_epoch == 0 else None
         check_member_epoch(current, request.member_epoch, request.owned, heard_epoch)
@@ -360,6 +370,13 @@ class Membership:
             changes.emit(record)
         self._rebalancer.request(group, reason, changes, now)
         self._rebalancer.advance(group, changes, now)
+
+
+def _check_not_condemned(session: MemberSession | None, member_id: str) -> None:
+    if session is not None and session.condemned:
+        raise Refusal(
+            "UNKNOWN_MEMBER", f"member {member_id} did not give up its partitions in time"
+        )
 
 
 def _removal(group_id: str, member_id: str) -> list[Record]:

@@ -1,5 +1,7 @@
 """`GroupCoordinatorService` on the wire: proto in, proto out, and nothing else."""
 
+from __future__ import annotations
+
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 

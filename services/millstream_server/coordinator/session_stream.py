@@ -5,6 +5,8 @@ commit that must first learn the end of a log holds back what follows, so that n
 partitions given up overtakes the commit before it.
 """
 
+from __future__ import annotations
+
 import asyncio
 from collections import deque
 from collections.abc import Callable

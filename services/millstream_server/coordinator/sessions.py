@@ -40,6 +40,8 @@ class MemberSession:
     # A report with this epoch proves that the push was received; None: only a report that names
     # an unconfirmed partition does.
     confirming_epoch: int | None = None
+    # True: took too long to give something up. Not heard any more; its session runs out.
+    condemned: bool = False
 
     @property
     def may_advance(self) -> bool:
