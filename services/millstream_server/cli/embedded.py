@@ -28,7 +28,9 @@ class Announcement:
         if not self.output.for_people:
             self.output.show({"bootstrapServers": self.address, "dataDir": self.folder})
             return
-        flag = "" if self.address == DEFAULT_ADDRESS else f" -b {self.address}"
+        # One address is enough to find the others.
+        first = self.address.split(",")[0]
+        flag = "" if first == DEFAULT_ADDRESS else f" -b {first}"
         print(
             f"Millstream is up at {self.address}, data in {self.folder}. Try: "
             f"echo hello | millstream produce{flag} greetings; "

@@ -75,14 +75,14 @@ def describe(
             documents.append(document)
             total = sum(row["lag"] or 0 for row in document["offsets"])
             title = (
-                f"{name}: {document['state']}, {len(document['members'])} members, "
+                f"{name}: {document['state']}, members {len(document['members'])}, "
                 f"epoch {document['groupEpoch']}, lag {total}"
             )
             rows = document["offsets"]
             tables.append(Table(_LAG_COLUMNS, rows, title, empty=f"{title}; nothing is committed."))
             if members:
                 rows = [_member_row(member) for member in document["members"]]
-                tables.append(Table(_MEMBER_COLUMNS, rows, f"Members of {name}"))
+                tables.append(Table(_MEMBER_COLUMNS, rows, f"Members of {name}", "No members."))
     invocation.output.show(documents, *tables)
 
 

@@ -41,11 +41,8 @@ class Assessment:
         worst = [each.text for each in self.findings if each.severity == self.severity]
         if worst:
             return "; ".join(worst)
-        figures = self.figures
-        return (
-            f"{figures['brokers']} brokers, {figures['coordinators']} coordinators, "
-            f"{figures['topics']} topics, {figures['partitions']} partitions"
-        )
+        names = ("brokers", "coordinators", "topics", "partitions")
+        return ", ".join(_counted(self.figures[name], name) for name in names)
 
     def document(self) -> dict[str, Any]:
         """The verdict for programs."""
@@ -139,6 +136,10 @@ def _judge_quorum(cluster: Mapping[str, Any], quorum: Mapping[str, Any] | None) 
             Finding(Severity.WARNING, f"metadata node {_numbers(apart)} is not connected")
         )
     return findings
+
+
+def _counted(number: int, plural: str) -> str:
+    return f"{number} {plural.removesuffix('s') if number == 1 else plural}"
 
 
 def _numbers(ids: Sequence[int]) -> str:

@@ -5,6 +5,7 @@ added to the function's own, so they stand in the help of every command.
 """
 
 import inspect
+import logging
 import os
 import sys
 import traceback
@@ -228,6 +229,7 @@ def _guarded(
     try:
         invocation = build_invocation(common, os.environ)
         servers = invocation.bootstrap_servers
+        _set_up_sdk_log(invocation.output.verbosity)
         function(invocation, **values)
     except (Finished, KeyboardInterrupt, BrokenPipeError, typer.Exit):
         raise
@@ -248,6 +250,15 @@ def _guarded(
             f"unexpected {type(error).__name__}: {error}; run again with -v -v for the traceback",
             EXIT_FAILED,
         ) from error
+
+
+def _set_up_sdk_log(verbosity: int) -> None:
+    """Keep the SDK's log to itself, unless asked for with -v: what fails is told anyway."""
+    levels = (logging.ERROR, logging.INFO, logging.DEBUG)
+    logger = logging.getLogger("millstream")
+    logger.setLevel(levels[min(verbosity, len(levels) - 1)])
+    if verbosity and not logger.handlers:
+        logger.addHandler(logging.StreamHandler())
 
 
 def build_invocation(common: Mapping[str, Any], environment: Mapping[str, str]) -> Invocation:

@@ -17,8 +17,7 @@ from millstream_server.cli.log_records import batch_records
 from millstream_server.cli.moments import format_moment
 from millstream_server.cli.output import Column, Progress, Table
 from millstream_server.cli.record_format import RecordFormat, record_object
-
-SEGMENT_SUFFIX = ".segment"
+from millstream_server.storage.segment import LOG_SUFFIX
 
 _FILES = Annotated[
     list[str], typer.Argument(help="Segment files, or folders that hold them.", metavar="FILE…")
@@ -218,10 +217,10 @@ def expand(files: Sequence[str]) -> list[str]:
             os.path.join(folder, name)
             for folder, _, names in os.walk(path)
             for name in names
-            if name.endswith(SEGMENT_SUFFIX)
+            if name.endswith(LOG_SUFFIX)
         ]
         if not found:
-            raise CommandError(f"{path} holds no segment files (*{SEGMENT_SUFFIX})")
+            raise CommandError(f"{path} holds no segment files (*{LOG_SUFFIX})")
         out.extend(sorted(found))
     return out
 

@@ -80,6 +80,8 @@ def _up_embedded(
             f"{folder} holds a cluster of several processes: start it with --brokers, or choose "
             "another folder with --data"
         )
+    if "listeners" not in given:
+        _check_port(port)
     flags: dict[str, Any] = {
         "auto.create.topics.enable": "true",
         "log.level": _log_level(invocation),
@@ -143,6 +145,17 @@ def _log_level(invocation: Invocation) -> str:
 
 def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
+
+
+def _check_port(port: int) -> None:
+    """Raise CommandError if the port is taken: the node itself would say so in its log only."""
+    from millstream_server.local_cluster.ports import PortsTakenError, ReservedPorts
+
+    with ReservedPorts() as ports:
+        try:
+            ports.take(port)
+        except PortsTakenError as error:
+            raise CommandError(f"{error} with --port") from None
 
 
 def _free_port(wanted: int) -> int:

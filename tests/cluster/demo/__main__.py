@@ -63,8 +63,9 @@ def _tell_connection(settings: Settings, demo: Demo) -> None:
     if settings.keep:
         connection = demo.cluster.plan.folder / "cluster.json"
         print(
-            f"the cluster is still running: -b {demo.cluster.bootstrap_servers}; "
-            f"{connection} names its processes: kill them to end it, then remove {demo.folder}",
+            f"the cluster is still running: connect with -b {demo.cluster.bootstrap_servers}; its "
+            f"processes are in {connection}; end it with: pkill -f {demo.folder}/; "
+            f"rm -r {demo.folder}",
             file=sys.stderr,
         )
 

@@ -32,7 +32,7 @@ def test_a_healthy_cluster_is_ok():
     assert verdict.severity is Severity.OK
     assert verdict.document()["healthy"] is True
     assert verdict.nagios_line() == (
-        "MILLSTREAM OK - 1 brokers, 1 coordinators, 1 topics, 1 partitions | brokers=1 "
+        "MILLSTREAM OK - 1 broker, 1 coordinator, 1 topic, 1 partition | brokers=1 "
         "coordinators=1 topics=1 partitions=1 leaderless_partitions=0 "
         "under_replicated_partitions=0"
     )

@@ -99,15 +99,15 @@ def test_offsets_that_go_back_or_are_missing_are_found():
 
 
 def test_the_name_of_the_file_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    path = tmp_path / "00000000000000000007.segment"
+    path = tmp_path / "00000000000000000007.log"
     path.write_bytes(segment())
     assert main(["log", "verify", str(path)]) == 1
     assert "offset 0 comes after offset 6" in capsys.readouterr().err
 
 
 def test_verify_says_what_is_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    (tmp_path / "00000000000000000000.segment").write_bytes(segment())
-    (tmp_path / "00000000000000000005.segment").write_bytes(b"")
+    (tmp_path / "00000000000000000000.log").write_bytes(segment())
+    (tmp_path / "00000000000000000005.log").write_bytes(b"")
     assert main(["log", "verify", str(tmp_path), "--format", "json"]) == 0
     first, second = json.loads(capsys.readouterr().out)
     assert (first["batches"], first["records"], first["nextOffset"]) == (3, 5, 5)
@@ -115,7 +115,7 @@ def test_verify_says_what_is_sound(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_verify_tells_where_the_damage_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    path = tmp_path / "00000000000000000000.segment"
+    path = tmp_path / "00000000000000000000.log"
     path.write_bytes(segment()[:-3])
     assert main(["log", "verify", str(path)]) == 1
     captured = capsys.readouterr()
@@ -125,7 +125,7 @@ def test_verify_tells_where_the_damage_is(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_dump_shows_batches_and_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    path = tmp_path / "0.segment"
+    path = tmp_path / "0.log"
     path.write_bytes(segment())
     assert main(["log", "dump", str(path), "--format", "jsonl"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
