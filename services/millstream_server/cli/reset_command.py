@@ -8,6 +8,7 @@ from millstream_server.cli import gateway
 from millstream_server.cli.failures import CommandError, UsageError
 from millstream_server.cli.group_reset import (
     PartitionBounds,
+    PlannedReset,
     ResetTarget,
     parse_topic_choice,
     plan_resets,
@@ -31,37 +32,44 @@ def add_to(group: typer.Typer) -> None:
     command(group, "reset", aliases=("reset-offsets", "seek"))(reset)
 
 
+_TOPICS = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-t", "--topic", metavar="TOPIC[:0,1]", help="Default: all with committed offsets."
+    ),
+]
+_TO_EARLIEST = Annotated[bool, typer.Option("--to-earliest", help="To the start of the log.")]
+_TO_LATEST = Annotated[bool, typer.Option("--to-latest", help="To the end of the log.")]
+_TO_CURRENT = Annotated[
+    bool, typer.Option("--to-current", help="To where they are, within the log.")
+]
+_TO_OFFSET = Annotated[int | None, typer.Option("--to-offset", help="To this offset.", min=0)]
+_TO_DATETIME = Annotated[
+    str, typer.Option("--to-datetime", help="To the first record at or after a time.")
+]
+_BY_DURATION = Annotated[
+    str, typer.Option("--by-duration", help="To so long ago, such as 2h or PT2H.")
+]
+_SHIFT_BY = Annotated[
+    int | None, typer.Option("--shift-by", help="Forward by N records, back by -N.")
+]
+_EXECUTE = Annotated[
+    bool, typer.Option("--execute", help="Do it. Without this the plan is only shown.")
+]
+
+
 def reset(
     invocation: Invocation,
     group: Annotated[str, typer.Argument(metavar="GROUP")],
-    topics: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-t", "--topic", metavar="TOPIC[:0,1]", help="Default: all with committed offsets."
-        ),
-    ] = None,
-    to_earliest: Annotated[
-        bool, typer.Option("--to-earliest", help="To the start of the log.")
-    ] = False,
-    to_latest: Annotated[bool, typer.Option("--to-latest", help="To the end of the log.")] = False,
-    to_current: Annotated[
-        bool, typer.Option("--to-current", help="To where they are, within the log.")
-    ] = False,
-    to_offset: Annotated[
-        int | None, typer.Option("--to-offset", help="To this offset.", min=0)
-    ] = None,
-    to_datetime: Annotated[
-        str, typer.Option("--to-datetime", help="To the first record at or after a time.")
-    ] = "",
-    by_duration: Annotated[
-        str, typer.Option("--by-duration", help="To so long ago, such as 2h or PT2H.")
-    ] = "",
-    shift_by: Annotated[
-        int | None, typer.Option("--shift-by", help="Forward by N records, back by -N.")
-    ] = None,
-    execute: Annotated[
-        bool, typer.Option("--execute", help="Do it. Without this the plan is only shown.")
-    ] = False,
+    topics: _TOPICS = None,
+    to_earliest: _TO_EARLIEST = False,
+    to_latest: _TO_LATEST = False,
+    to_current: _TO_CURRENT = False,
+    to_offset: _TO_OFFSET = None,
+    to_datetime: _TO_DATETIME = "",
+    by_duration: _BY_DURATION = "",
+    shift_by: _SHIFT_BY = None,
+    execute: _EXECUTE = False,
 ) -> None:
     """Move the committed offsets of a group that has no members."""
     given: dict[str, Any] = {
@@ -90,19 +98,20 @@ def reset(
         if done:
             places = {(each.topic, each.partition): each.offset for each in plan}
             gateway.reset_offsets(admin, group, places)
-    rows = [
-        {
-            "topic": each.topic,
-            "partition": each.partition,
-            "committedOffset": each.committed,
-            "offset": each.offset,
-            "note": each.note,
-        }
-        for each in plan
-    ]
+    rows = [_row(each) for each in plan]
     invocation.output.show(rows, Table(_COLUMNS, rows))
     if not done:
         invocation.output.note("Nothing was changed: pass --execute to do it.")
+
+
+def _row(planned: PlannedReset) -> dict[str, Any]:
+    return {
+        "topic": planned.topic,
+        "partition": planned.partition,
+        "committedOffset": planned.committed,
+        "offset": planned.offset,
+        "note": planned.note,
+    }
 
 
 def choose_target(given: dict[str, Any], now: int) -> ResetTarget:
