@@ -59,7 +59,7 @@ class Batch:
         "abandoned", "append_timestamp_ms", "attempts", "attributes", "base_offset",
         "base_sequence", "bytes", "callback", "callback_starts", "callbacks", "count",
         "created_ms", "done", "durability", "encoded", "error", "headers", "held",
-        "indeterminate", "keys", "next_tick_s", "outstanding", "partition", "parts",
+        "indeterminate", "keys", "last_failure", "next_tick_s", "outstanding", "partition", "parts",
         "payload", "tick_ms", "tick_starts", "topic", "values", "waiters",
     )  # fmt: skip
 
@@ -98,6 +98,8 @@ class Batch:
         self.outstanding = False
         # An attempt may have appended it although that was not acknowledged.
         self.indeterminate = False
+        # Why the last attempt failed.
+        self.last_failure: MillstreamError | None = None
         # Surely not appended, and waits for a new producer epoch.
         self.held = False
         # Its fate was told to the application already; kept until the broker's answer.

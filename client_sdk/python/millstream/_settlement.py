@@ -115,6 +115,7 @@ class Settlement:
         self, queue: PartitionQueue, batch: Batch, error: MillstreamError, now_ms: int
     ) -> None:
         batch.indeterminate = batch.indeterminate or error.indeterminate
+        batch.last_failure = error
         earlier = queue.in_flight[: queue.in_flight.index(batch)]
         outcome = outcome_of(
             batch,
@@ -171,8 +172,7 @@ class Settlement:
             for batch in queue.batches():
                 if batch.created_ms > limit_ms:
                     break
-                error = TimedOutError("delivery.timeout.ms passed before the acknowledgement")
-                self.abandon(queue, batch, error)
+                self.abandon(queue, batch, _expired(batch))
         late_ms = now_ms - self._config.request_timeout_ms
         return list({call.node_id for call in self._calls.values() if call.sent_ms <= late_ms})
 
@@ -229,3 +229,14 @@ class Settlement:
             for batch in queue.batches()
             if not batch.done
         ]
+
+
+def _expired(batch: Batch) -> MillstreamError:
+    """What to tell of a batch whose time is over: the broker's own reason, where all attempts were
+    refused for sure, says more than that time passed."""
+    text, last = "delivery.timeout.ms passed before the acknowledgement", batch.last_failure
+    if last is None:
+        return TimedOutError(text)
+    if batch.indeterminate:
+        return TimedOutError(f"{text}; the last attempt failed with {last}")
+    return type(last)(f"{last.message} ({text})", details=last.details)

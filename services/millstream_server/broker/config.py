@@ -63,6 +63,10 @@ class BrokerConfig:
     upkeep_interval_ms: int = 1_000
     # How long the data of a deleted topic is kept aside.
     delete_delay_ms: int = 60_000
+    # Free room below which appends are refused, at most a twentieth of the disk; and after how many
+    # appended bytes the room is looked at, beside once a second.
+    disk_reserve_bytes: int = 64 * _MIB
+    disk_look_after_bytes: int = 16 * _MIB
     # How often a full disk is tried again.
     disk_retry_ms: int = 1_000
     # Longest wait for unanswered appends, and then for leaders to move, when stopping.

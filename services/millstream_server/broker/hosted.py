@@ -7,6 +7,7 @@ import structlog
 
 from millstream_server.broker.config import BrokerConfig
 from millstream_server.broker.counters import BrokerCounters
+from millstream_server.broker.disk_room import DiskRoom
 from millstream_server.broker.refusal import Refusal
 from millstream_server.broker.replica import Replica, is_disk_full, refusal_of
 from millstream_server.cluster.metadata_plane import NodePlane
@@ -65,8 +66,10 @@ class HostedPartitions:
         self.replicas: dict[tuple[bytes, int], Replica] = {}
         # The whole log directory failed; nothing here works any more (invariant 32).
         self.offline: StorageError | None = None
-        self._disk_full_until_ms = 0
-        self._disk_full_message = ""
+        self._room = DiskRoom(
+            config.disk_reserve_bytes, config.disk_retry_ms, config.disk_look_after_bytes
+        )
+        self._looking = False
         self._expecting: dict[Replica, None] = {}
         self._expiry_timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -112,22 +115,29 @@ class HostedPartitions:
 
     # The disk
 
-    def check_disk(self) -> None:
-        """Refuse at once while the disk is known to be full."""
-        if self._disk_full_until_ms > self.clock.monotonic_ms():
-            raise Refusal(
-                "DISK_FULL", self._disk_full_message, retry_after_ms=self.config.disk_retry_ms
-            )
+    def take_room(self, size_bytes: int, *, essential: bool) -> None:
+        """Refuse at once while the disk is known to be full; see ``DiskRoom``."""
+        self._room.check(self.clock.monotonic_ms(), essential=essential)
+        if self._room.note_append(size_bytes) and not self._looking:
+            self._looking = True
+            self.reads.submit(self.directory.disk_usage, self._usage_looked_at)
+
+    def _usage_looked_at(self, usage: tuple[int, int] | None, error: BaseException | None) -> None:
+        self._looking = False
+        if usage is not None:
+            self.note_usage(usage)
+
+    def note_usage(self, usage: tuple[int, int]) -> None:
+        """Learn (total, free) bytes of the disk."""
+        if self._room.note_usage(*usage):
+            _log.warning("room on the disk changed", free_bytes=usage[1], total_bytes=usage[0])
 
     def note_failure(self, replica: Replica, error: StorageError) -> Refusal:
         """Draw the consequences of an error of the storage; returns what to tell the caller."""
         refusal = refusal_of(error)
         if is_disk_full(error):
-            now_ms = self.clock.monotonic_ms()
-            if now_ms >= self._disk_full_until_ms:
+            if self._room.note_full(str(error), self.clock.monotonic_ms()):
                 _log.warning("disk is full, appends are refused", error=str(error))
-            self._disk_full_until_ms = now_ms + self.config.disk_retry_ms
-            self._disk_full_message = str(error)
             refusal.retry_after_ms = self.config.disk_retry_ms
         elif self.directory.offline_reason is not None:
             self.go_offline(self.directory.offline_reason)

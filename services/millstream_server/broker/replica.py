@@ -157,9 +157,9 @@ class Replica:
     def _write(self, request: AppendRequest, waiter: Waiter, new: int) -> None:
         hosted = self._hosted
         state = self.state
-        hosted.check_disk()
         batches = request.batches[-new:]
         size = sum(len(batch.data) for batch in batches)
+        hosted.take_room(size, essential=self.internal)
         try:
             hosted.writer.admit(size)
             staged = self.log.stage(batches, state.leader_epoch, hosted.clock.wall_ms())

@@ -55,7 +55,9 @@ class Upkeep:
             return
         now_ms = hosted.clock.monotonic_ms()
         hosted.writer.maintain(now_ms)
-        self._metrics.disk_usage = await run_job(self._thread, hosted.directory.disk_usage)
+        usage = await run_job(self._thread, hosted.directory.disk_usage)
+        self._metrics.disk_usage = usage
+        hosted.note_usage(usage)
         due = now_ms - self._retained_ms >= hosted.config.retention_interval_ms
         if due:
             self._retained_ms = now_ms

@@ -1,0 +1,90 @@
+"""A full disk refuses appends with a typed error, loses nothing, and recovers when room is made."""
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from millstream import (
+    Admin,
+    Consumer,
+    DiskFullError,
+    NewTopic,
+    Producer,
+    TopicPartition,
+)
+from tests.campaigns.embedded import EmbeddedNode
+
+DISK_MB = 96
+VALUE = b"x" * 50_000
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, in memory."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"needs the right to mount a tmpfs: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(address: str) -> int:
+    """Produce until the disk is full; the number of acknowledged records."""
+    acknowledged = 0
+    with Producer(
+        bootstrap_servers=address, delivery_timeout_ms=2000, request_timeout_ms=1000
+    ) as producer:
+        try:
+            for _ in range(DISK_MB * 40):
+                producer.send_and_wait("full", VALUE)
+                acknowledged += 1
+        except DiskFullError:
+            return acknowledged
+    pytest.fail("the disk never got full")
+
+
+def count(address: str) -> int:
+    part = TopicPartition("full", 0)
+    with Consumer(bootstrap_servers=address, auto_offset_reset="earliest") as consumer:
+        end = consumer.end_offsets([part])[part]
+        consumer.assign([part])
+        got = 0
+        while got < end:
+            got += sum(map(len, consumer.getmany(timeout_ms=10_000).values()))
+    return got
+
+
+def test_a_full_disk(small_disk: Path) -> None:
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(16 << 20))
+    node = EmbeddedNode(small_disk / "node")
+    node.start()
+    try:
+        with Admin(bootstrap_servers=node.address) as admin:
+            admin.create_topics([NewTopic("full", 1)])
+        acknowledged = fill(node.address)
+        assert acknowledged > 100
+        assert count(node.address) == acknowledged
+        filler.unlink()
+        with Producer(bootstrap_servers=node.address, delivery_timeout_ms=40_000) as producer:
+            producer.send_and_wait("full", VALUE)
+        node.kill()
+        node.start()
+        assert count(node.address) == acknowledged + 1
+    finally:
+        node.stop()
+
+
+def test_a_node_without_room_to_start_says_why(small_disk: Path, tmp_path: Path) -> None:
+    node = EmbeddedNode(tmp_path / "node", data_dir=str(small_disk / "data"))
+    with contextlib.suppress(OSError), open(small_disk / "filler", "wb", buffering=0) as filler:
+        while filler.write(bytes(4096)):
+            pass
+    with pytest.raises(RuntimeError, match="No space left on device"):
+        node.start(timeout_s=20)
