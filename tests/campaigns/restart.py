@@ -20,9 +20,7 @@ def fill(address: str, megabytes: int) -> None:
     """Produce that much, all of it acknowledged."""
     with Producer(bootstrap_servers=address, linger_ms=5, batch_size=1_000_000) as producer:
         for number in range(megabytes):
-            for _ in range(100):
-                producer.produce("big", _VALUE, b"%d" % number)
-            producer.poll(0)
+            producer.send_many("big", [_VALUE] * 100, keys=[b"%d" % number] * 100)
             if number % 200 == 199:
                 progress(f"{number + 1} of {megabytes} MB")
         producer.flush()
