@@ -212,7 +212,7 @@ SYNC: dict[str, Callable[[Parameters], Row]] = {"produce-callbacks": produce_cal
 
 def main() -> None:
     name, parameters = sys.argv[1], json.loads(sys.argv[2])
-    row = SYNC[name](parameters) if name in SYNC else asyncio.run(ASYNC[name](parameters))  # type: ignore[arg-type]
+    row = SYNC[name](parameters) if name in SYNC else asyncio.run(ASYNC[name](parameters))
     print(json.dumps(row))
 
 

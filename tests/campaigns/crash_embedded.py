@@ -49,7 +49,7 @@ class Writer(threading.Thread):
 
             def delivered(error: MillstreamError | None, record: object, n: int = number) -> None:
                 if error is None:
-                    self.sent.acknowledged[n] = (record.partition, record.offset)  # type: ignore[attr-defined]
+                    self.sent.acknowledged[n] = (record.partition, record.offset)
                 else:
                     self.sent.failed += 1
 

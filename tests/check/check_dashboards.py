@@ -29,18 +29,27 @@ def queries(board: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield panel["title"], target["expr"]
 
 
-def known_metrics() -> set[str]:
-    """Names that appear as string literals in the services: the collectors' names."""
-    names: set[str] = set()
+def known_metrics() -> tuple[set[str], set[str]]:
+    """Whole names, and beginnings that code completes with another literal.
+
+    A test against real processes holds the names that really are served; this finds drift early.
+    """
+    literals: set[str] = set()
+    prefixes: set[str] = set()
     for path in (ROOT / "services" / "millstream_server").rglob("*.py"):
-        for literal in re.findall(r'"((?:millstream|grpc_server)_[a-z0-9_]+)"', path.read_text()):
-            names.add(literal)
-    return names
+        text = path.read_text()
+        literals.update(re.findall(r'"([a-z][a-z0-9_]+)"', text))
+        prefixes.update(re.findall(r'f"((?:millstream|grpc_server)_[a-z0-9_]*)\{', text))
+    return literals, prefixes
 
 
-def exists(metric: str, known: set[str]) -> bool:
+def exists(metric: str, known: tuple[set[str], set[str]]) -> bool:
+    literals, prefixes = known
     bases = {metric, *(metric.removesuffix(suffix) for suffix in SUFFIXES)}
-    return any(base in known for base in bases)
+    completions = {
+        base.removeprefix(prefix) for base in bases for prefix in prefixes if base != prefix
+    }
+    return not literals.isdisjoint(bases | completions)
 
 
 def problems() -> Iterator[str]:

@@ -67,7 +67,7 @@ def test_a_command_line_works_by_reflection(shared_node: EmbeddedNode) -> None:
     created = curl(
         shared_node, "MetadataService/CreateTopic", {"name": "curl", "partitionCount": 1}
     )
-    assert created[0]["topic"]["name"] == "curl"  # type: ignore[index]
+    assert created[0]["topic"]["name"] == "curl"
     records = [
         {"keyText": "k", "valueText": "hello"},
         {"value": base64.b64encode(b"\xff").decode()},
@@ -83,7 +83,7 @@ def test_a_command_line_works_by_reflection(shared_node: EmbeddedNode) -> None:
         "text": True,
     }
     answers = curl(shared_node, "BrokerService/Subscribe", request)
-    got = [record for answer in answers for record in answer["records"]]  # type: ignore[attr-defined]
+    got = [record for answer in answers for record in answer["records"]]
     assert [record.get("valueText", record.get("value")) for record in got] == ["hello", "/w=="]
 
 

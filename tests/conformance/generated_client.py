@@ -58,19 +58,19 @@ def run(address: str, topic: str) -> list[dict[str, object]]:
 
 def describe(item: object) -> dict[str, object]:
     """What a record says, with null told apart from empty."""
-    key_form = item.WhichOneof("key_form")  # type: ignore[attr-defined]
-    value_form = item.WhichOneof("value_form")  # type: ignore[attr-defined]
+    key_form = item.WhichOneof("key_form")
+    value_form = item.WhichOneof("value_form")
 
     def shown(form: str | None) -> object:
         value = getattr(item, form) if form else None
         return value.hex() if isinstance(value, bytes) else value
 
     return {
-        "partition": item.partition,  # type: ignore[attr-defined]
-        "offset": item.offset,  # type: ignore[attr-defined]
+        "partition": item.partition,
+        "offset": item.offset,
         "key": shown(key_form),
         "value": shown(value_form),
-        "headers": [[header.name, header.value.decode()] for header in item.headers],  # type: ignore[attr-defined]
+        "headers": [[header.name, header.value.decode()] for header in item.headers],
     }
 
 

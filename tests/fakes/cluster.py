@@ -110,7 +110,7 @@ class FakeMetadata:
         """Change one partition; its partition epoch is stepped."""
         topic = self.image.topics[self.image.topic_ids[name]]
         old = topic.partitions[number]
-        new = replace(old, partition_epoch=old.partition_epoch + 1, **changes)  # type: ignore[arg-type]
+        new = replace(old, partition_epoch=old.partition_epoch + 1, **changes)
         partitions = (*topic.partitions[:number], new, *topic.partitions[number + 1 :])
         self.put_topic(replace(topic, partitions=partitions))
 

@@ -27,7 +27,7 @@ def peers(*logs: PeerLog) -> object:
 
 
 async def format_it(settings: NodeConfig, *logs: PeerLog) -> FolderIdentity:
-    return await format_folder(settings, SystemFiles(), lambda: "new", peers(*logs))  # type: ignore[arg-type]
+    return await format_folder(settings, SystemFiles(), lambda: "new", peers(*logs))
 
 
 async def test_a_lone_node_founds_a_cluster(tmp_path: Path) -> None:
