@@ -39,7 +39,8 @@ def known_metrics() -> tuple[set[str], set[str]]:
     for path in (ROOT / "services" / "millstream_server").rglob("*.py"):
         text = path.read_text()
         literals.update(re.findall(r'"([a-z][a-z0-9_]+)"', text))
-        prefixes.update(re.findall(r'f"((?:millstream|grpc_server)_[a-z0-9_]*)\{', text))
+        prefixes.update(re.findall(r'f"(millstream_[a-z0-9_]*)\{', text))
+        prefixes.update(re.findall(r'"(millstream_[a-z0-9_]*_)"', text))
     return literals, prefixes
 
 
