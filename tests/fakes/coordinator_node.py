@@ -241,7 +241,7 @@ class Member:
             (entry.topic, number) for entry in assignment.partitions for number in entry.partitions
         }
         given_up = self.owned - target
-        asyncio.ensure_future(self._reconcile(target, given_up))
+        self._reconciling = asyncio.ensure_future(self._reconcile(target, given_up))
 
     async def _reconcile(self, target: set[tuple[str, int]], given_up: set[Any]) -> None:
         before = set(self.owned)

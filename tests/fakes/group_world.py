@@ -130,9 +130,10 @@ class GroupWorld:
         for result in self.core.fire(self.moment()):
             self._put(result)
         for client in self.clients:
-            if self.now_ms >= client.session_end_ms:
+            if self.now_ms >= client.session_end_ms and client.using:
                 client.using.clear()
                 client.giving_up.clear()
+                self.break_stream(client)
 
     def _put(self, result: Result[Any], done: Any = lambda _: None) -> None:
         self.pending.append((result, done))
@@ -279,8 +280,7 @@ class GroupWorld:
         client.epoch = push.member_epoch
         added = push.partitions - client.using
         client.giving_up |= client.using - push.partitions
-        if self.now_ms < client.session_end_ms:
-            client.using |= added
+        client.using |= added
         if added:
             self.heartbeat(client)
 

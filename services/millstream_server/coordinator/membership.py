@@ -135,6 +135,9 @@ class Membership:
             changes.emit(MemberMetadataRecord(group.group_id, member_id, changed))
             self._rebalancer.request(group, Reason.SUBSCRIPTION_CHANGED, changes, now)
         self._rebalancer.watch_release(group, member_id, now)
+        if session.may_advance and not group.current(member_id).assigned <= request.owned:
+            # It heard of them and does not use them: remind it.
+            self._rebalancer.tell(group, member_id, Reason.RECONNECTED, changes, now)
         if group.unsettled:
             self._rebalancer.advance(group, changes, now)
         return changes.result(group.current(member_id).member_epoch)
