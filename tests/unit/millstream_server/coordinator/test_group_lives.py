@@ -11,7 +11,8 @@ import pytest
 from millstream_server.coordinator.group import GroupState
 from millstream_server.coordinator.record_codec import decode_record
 from millstream_server.coordinator.records import Record
-from tests.fakes.group_world import GROUP, Client, GroupWorld, contents, replayed
+from tests.fakes.group_rules import contents, replayed
+from tests.fakes.group_world import GROUP, Client, GroupWorld
 
 TOPICS = [("a",), ("b",), ("a", "b")]
 SEEDS = 40

@@ -5,7 +5,8 @@ import pytest
 from millstream_server.coordinator.changes import Moment
 from millstream_server.coordinator.positions import LogBounds, PositionCommit
 from millstream_server.coordinator.refusal import Refusal
-from tests.fakes.group_world import CONFIG, GROUP, GroupWorld, contents, replayed
+from tests.fakes.group_rules import contents, replayed
+from tests.fakes.group_world import CONFIG, GROUP, GroupWorld
 
 MINUTE_MS = 60_000
 RETENTION_MS = CONFIG.offsets_retention_minutes * MINUTE_MS
