@@ -25,7 +25,7 @@ from millstream._retry import Chance
 from millstream._settlement import Settlement
 from millstream.record.batch import SEQUENCE_MODULUS
 
-# Requests near this size are the fastest to move (performance.md 1).
+# Requests near this size are the fastest to move.
 _REQUEST_BYTES_TARGET = 256 * 1024
 
 

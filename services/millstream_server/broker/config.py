@@ -40,7 +40,7 @@ class BrokerConfig:
     expiry_interval_ms: int = 100
 
     # Bytes of batches in one fetch message: large enough to amortise its cost, small enough to
-    # stay on the heap (performance.md 1).
+    # stay on the heap.
     fetch_message_bytes: int = 256 * 1024
     # Partitions in one fetch stream.
     fetch_positions_max: int = 10_000

@@ -36,7 +36,7 @@ class LogConfig:
     # Largest batch that is accepted, as encoded by the producer.
     max_message_bytes: int = 1024 * 1024 + 4096
     # Room is reserved this far ahead of the end: a sync then need not record new blocks each time
-    # (performance.md §1b: 788k to 923k records a second). 0: none.
+    # (788k to 923k records a second). 0: none.
     preallocate_bytes: int = 8 * _MIB
     # True if records are dated by the leader's append (message.timestamp.type=LogAppendTime).
     log_append_time: bool = False

@@ -251,7 +251,7 @@ class Log:
         return self._config.flush_mode is FlushMode.PAGE_CACHE and self.in_flight == 1
 
     def write_now(self, staged: StagedAppend) -> None:
-        """Write an append to the page cache on the event loop (performance.md §1b, 5); on return
+        """Write an append to the page cache on the event loop; on return
         it counts as written. Raises what ``AppendDone`` would be given; the append is undone
         then."""
         if not self.can_write_now:

@@ -1,6 +1,6 @@
 """Group commit: everything that waits is written and synced as one job of the directory's thread.
 
-Measured in performance.md §1b: one thread per directory that writes and syncs in one job beats a
+As measured, one thread per directory that writes and syncs in one job beats a
 sync alone in an executor and beats several threads.
 
 At most one job runs; what arrives meanwhile is the next one. A job is a list of rounds: a round of
