@@ -29,7 +29,8 @@ _log = structlog.get_logger()
 
 
 class CoordinatorApp:
-    """Use in this order: ``register``, ``start``, ``stop``."""
+    """Use in this order: ``register``, ``start``, ``stop``. There is nothing to open: all state is
+    in the shards' logs."""
 
     def __init__(
         self,

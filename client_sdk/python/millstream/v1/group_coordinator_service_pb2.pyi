@@ -338,7 +338,9 @@ Global___Joined: _TypeAlias = Joined  # noqa: Y015
 
 @_typing.final
 class Heartbeat(_message.Message):
-    """Keeps the session alive."""
+    """Keeps the session alive. Sent every `heartbeat_interval_ms`, and at once when what the member owns has changed: others
+    may wait for what it gave up, and it is told nothing new before it has shown that it took what it was given.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
