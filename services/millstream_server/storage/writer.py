@@ -184,6 +184,9 @@ class DirectoryWriter:
 
     def _execute(self, steps: list[_Step]) -> None:
         """The job, on the directory's thread. Errors of storage are kept in the steps."""
+        # A log that failed an append writes no more in this job: what is staged behind it has
+        # offsets that do not follow on, until the loop took it all back (invariant 20).
+        failed: dict[Log, StorageError] = {}
         for step in steps:
             if isinstance(step, _Work):
                 try:
@@ -192,15 +195,18 @@ class DirectoryWriter:
                 except StorageError as error:
                     step.error = error
             else:
-                self._execute_round(list(step.values()))
+                self._execute_round(list(step.values()), failed)
         try:
             self._directory.save_points()
         except StorageError:
             pass  # the appends are safe without it; the directory is offline for what follows
 
-    def _execute_round(self, rounds: list[_LogRound]) -> None:
+    def _execute_round(self, rounds: list[_LogRound], failed: dict[Log, StorageError]) -> None:
         for part in rounds:
             log = part.log
+            part.error = failed.get(log)
+            if part.error is not None:
+                continue
             generation = log.generation
             part.current = [one for one in part.appends if one.staged.generation == generation]
             try:
@@ -216,6 +222,7 @@ class DirectoryWriter:
                     synced = True
                 except StorageError as error:
                     part.written, part.error = 0, error
+        failed.update((part.log, part.error) for part in rounds if part.error is not None)
         if synced:
             self._flush_seconds.append(self._timer() - began)
 
