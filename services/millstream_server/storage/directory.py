@@ -232,7 +232,9 @@ class LogDirectory:
             log = self._adopt(key, config, recovered)
             self._points.save()
         except OSError as error:
-            self.logs.pop(key, None)
+            half_made = self.logs.pop(key, None)
+            if half_made is not None:
+                half_made.retire()
             raise self.health.refusal("making a log", error) from error
         return log
 
@@ -251,11 +253,11 @@ class LogDirectory:
                 number += 1
             self._files.rename(log.path, aside)
             self._files.sync_directory(self.path)
-            self._points.drop(name)
-            self._points.save()
         except OSError as error:
             raise self.health.refusal("setting a log aside", error) from error
         self._take_trash([aside])
+        self._points.drop(name)
+        self.save_points()  # points without a log do no harm: a full disk may keep them for now
         return True
 
     def _take_trash(self, paths: list[str]) -> None:
@@ -275,6 +277,7 @@ class LogDirectory:
             except FileNotFoundError:
                 continue
             except OSError as error:
+                self._take_trash([path])  # for the next turn
                 raise self.health.refusal("removing a deleted file", error) from error
         with self._trash_lock:
             return len(self._trash)

@@ -209,6 +209,8 @@ def _facts(log: Log, segment: Segment) -> SegmentFacts:
         )
         log.fail(damage)
         raise damage from error
+    except OSError as error:
+        raise _refused(log, "reading the times of a segment", error) from error
     return SegmentFacts(
         segment.tail.next_offset,
         segment.size,

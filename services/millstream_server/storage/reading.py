@@ -54,6 +54,8 @@ class LogReader:
         if offset >= end_offset:
             return b""
         segment = log.segments.holding(offset)
+        if segment.base_offset > offset:  # retention took the segment since the check above
+            raise OffsetOutOfRangeError(offset, log.start_offset, end_offset)
         return self._guarded(
             segment,
             offset,

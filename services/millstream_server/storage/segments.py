@@ -73,7 +73,8 @@ class SegmentList:
         OSError: fatal."""
         segments = self.all
         dirty = self._entries_dirty
-        self._entries_dirty = False
+        if dirty:  # else a roll beside this, which raises it at any moment, would be forgotten
+            self._entries_dirty = False
         first = len(segments) - 1
         while first > 0 and segments[first - 1].store.is_open:
             first -= 1

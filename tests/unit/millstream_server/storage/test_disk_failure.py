@@ -12,7 +12,7 @@ from millstream_server.storage import (
     StorageError,
 )
 from tests.fakes.memory_files import Fault, MemoryFiles
-from tests.fakes.storage import Appender, make_batch
+from tests.fakes.storage import TOPIC_ID, Appender, make_batch
 
 CONFIG = LogConfig(preallocate_bytes=0, segment_bytes=6000)
 BIG = b"x" * 1000
@@ -85,6 +85,51 @@ def test_appends_staged_behind_a_failed_one_fail_with_it() -> None:
     assert appender.writer.waiting_bytes == 0
     assert appender.log.end_offset == 3
     assert appender.log.in_flight == 0
+
+
+def test_a_failed_append_leaves_no_gap_when_room_comes_back_within_the_job() -> None:
+    appender = filled()
+    appender.submit(make_batch())  # the job under way …
+    appender.submit(make_batch((BIG,)))  # … and three steps of the next one
+    appender.writer.run(appender.log, lambda: fill_disk(appender, 1 << 20), lambda *_: None)
+    appender.submit(make_batch((b"behind",)))
+    appender.executor.step()
+    fill_disk(appender, 10)
+    appender.executor.run()
+    assert [type(error) for error in appender.errors] == [DiskFullError, DiskFullError]
+    log = appender.log
+    assert (log.written_end_offset, log.end_offset, log.in_flight) == (4, 4, 0)
+    appender.append(make_batch((b"next",)))
+    assert [base for base, _ in appender.read_all()] == [0, 1, 2, 3, 4]
+
+
+def test_retention_without_descriptors_spares_the_directory() -> None:
+    config = LogConfig(preallocate_bytes=0, segment_bytes=1500, retention_bytes=2000)
+    appender = Appender(MemoryFiles(), config)
+    for _ in range(4):
+        appender.append(make_batch((BIG,)))
+    again = Appender(appender.files.copy(), config)
+    again.files.faults.append(Fault("open", "*", errno.EMFILE))
+    errors: list[StorageError | None] = []
+    log = again.log
+    again.writer.run(log, lambda: log.retain(2_000, 4), lambda _, error: errors.append(error))
+    again.executor.run()
+    assert [type(error) for error in errors] == [StorageError]
+    assert again.directory.offline_reason is None
+    again.files.faults.clear()
+    assert log.retain(2_000, 4) > 0
+
+
+def test_a_log_set_aside_on_a_full_disk_is_removed_all_the_same() -> None:
+    appender = filled()
+    assert appender.log.size_bytes
+    fill_disk(appender, 0)
+    assert appender.directory.set_aside_log(TOPIC_ID, 0)
+    while appender.directory.empty_trash():
+        pass
+    free = appender.files.free_bytes()
+    assert free is not None
+    assert free > 3 * len(BIG)
 
 
 def test_a_failed_roll_is_definite_and_the_open_segment_goes_on() -> None:

@@ -162,3 +162,15 @@ def test_page_cache_logs_are_synced_in_the_background() -> None:
     assert again.directory.recovery.scanned_bytes == 0
     again.writer.maintain(99_000)
     assert not again.executor.jobs
+
+
+def test_a_read_that_retention_overtakes_is_refused_not_moved_on() -> None:
+    appender = Appender(config=LogConfig(preallocate_bytes=0, segment_bytes=400))
+    for _ in range(9):
+        appender.append(make_batch((b"x" * 100,)))
+    log = appender.log
+    seen_start = log.start_offset
+    log.delete_before(5)
+    log.start_offset = seen_start  # what a reader saw that was held up before it chose a segment
+    with pytest.raises(OffsetOutOfRangeError):
+        log.read(0, 1000, 9)
