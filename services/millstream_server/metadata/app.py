@@ -98,7 +98,12 @@ class MetadataApp:
             self.controller, identity, config, clock, probe or TcpReconnectProbe(), self._metrics
         )
         self._servicer = ControllerServicer(
-            self.controller, self.liveness, self._watchers, self.consensus, config
+            self.controller,
+            self.liveness,
+            self._watchers,
+            self.consensus,
+            config,
+            identity.cluster_id,
         )
         self._metrics.read_from(
             self.consensus.status,

@@ -29,12 +29,14 @@ class ControllerServicer(pb_grpc.ControllerServiceServicer):
         watchers: ImageWatchers,
         consensus: Consensus,
         config: MetadataConfig,
+        cluster_id: str,
     ) -> None:
         self._controller = controller
         self._liveness = liveness
         self._watchers = watchers
         self._consensus = consensus
         self._config = config
+        self._cluster_id = cluster_id
 
     async def NodeSession(
         self, request_iterator: AsyncIterator[pb.NodeSessionRequest], context: Context
@@ -97,7 +99,9 @@ class ControllerServicer(pb_grpc.ControllerServiceServicer):
     ) -> pb.DescribeQuorumResponse:
         """See the proto."""
         status = self._consensus.status()
-        response = pb.DescribeQuorumResponse()
+        response = pb.DescribeQuorumResponse(
+            cluster_id=self._cluster_id, last_index=status.last_index
+        )
         quorum = response.quorum
         if status.leader_id is not None:
             quorum.leader_id = status.leader_id

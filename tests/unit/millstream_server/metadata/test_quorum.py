@@ -12,11 +12,13 @@ from prometheus_client import CollectorRegistry
 from millstream.v1 import metadata_service_pb2 as public
 from millstream_raft.directory import format_node
 from millstream_raft.raft_config import RaftConfig
+from millstream_raft.raft_messages import FIRST_ENTRY
 from millstream_server.cluster.config import ClusterConfig
 from millstream_server.cluster.metadata_plane import NodeRegistration
 from millstream_server.cluster.view import ClusterView
 from millstream_server.metadata.app import MetadataApp, quorum_on_disk
 from millstream_server.metadata.config import MetadataConfig
+from millstream_server.node.format import inspect_peers
 from millstream_server.runtime.grpc_server import SERVER_OPTIONS
 from millstream_server.runtime.system import SystemClock, SystemFiles
 from millstream_server.v1 import controller_service_pb2 as pb
@@ -123,6 +125,21 @@ async def test_writes_go_on_after_the_active_controller_stopped(quorum: Quorum) 
         await quorum.start(active)
         described = await view.describe_quorum()
         assert described.quorum.leader_id in quorum.apps
+    finally:
+        await view.stop()
+
+
+@pytest.mark.parametrize("quorum", [3], indirect=True)
+async def test_formatting_learns_that_the_peers_of_a_lost_disk_have_a_log(quorum: Quorum) -> None:
+    view = quorum.view()
+    await view.start()
+    try:
+        await view.wait_registered()
+        others = {node: address for node, address in quorum.voters if node != 1}
+        logs = await inspect_peers(others)
+        assert {log.node_id for log in logs} == {2, 3}
+        assert {log.cluster_id for log in logs} == {CLUSTER_ID}
+        assert all(log.last_index > FIRST_ENTRY.index for log in logs)
     finally:
         await view.stop()
 
