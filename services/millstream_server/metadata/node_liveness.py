@@ -164,6 +164,9 @@ class NodeLiveness:
     async def fence_expired(self) -> None:
         """Fence the nodes that were silent for their session time-out."""
         for node_id, node_epoch in self.sessions.expired(self._clock.monotonic_ms()):
+            # Fencing those before took a round through the quorum, in which this one may have come.
+            if (node_id, node_epoch) not in self.sessions.expired(self._clock.monotonic_ms()):
+                continue
             await self._fence(node_id, node_epoch, "silent for its session time-out")
 
     def allow_for_pause(self, late_ms: int) -> None:
@@ -195,18 +198,18 @@ class NodeLiveness:
 
     def _predecessor_is_dead(self, registration: pb.Registration) -> bool:
         # Only proofs count: this very process took over the node's folder; or the stream is gone
-        # and the newcomer holds what only one process can hold, the locked log directory or the
-        # listening port.
+        # and the newcomer holds what only one process can hold: the locked log directory or, of
+        # nodes without one, the listening port. Of nodes with directories the port proves nothing:
+        # containers that share an advertised name would each pass for the other whenever a change
+        # of controller breaks the streams, and another directory costs the node its partitions.
         known = self._controller.image.node(registration.node_id)
         if known is None or registration.node_id in self._streams:
             return False
         if registration.incarnation_id == self._identity.incarnation_id:
             return True
-        same_directory = bool(known.directory_id) and (
-            known.directory_id == registration.directory_id
-        )
-        same_port = (known.host, known.port) == (registration.host, registration.port)
-        return same_directory or same_port
+        if known.directory_id or registration.directory_id:
+            return known.directory_id == registration.directory_id
+        return (known.host, known.port) == (registration.host, registration.port)
 
     async def _barrier(self) -> int:
         # Whoever comes while the round has not begun shares it; the round begins after a pause in

@@ -217,6 +217,41 @@ async def test_a_restarted_node_with_the_same_directory_replaces_itself(bench: B
     assert bench.fenced(1)
 
 
+async def test_the_port_alone_proves_no_death_of_a_node_with_a_directory(bench: Bench) -> None:
+    stream = await bench.live(1)
+    bench.liveness.closed(stream, by_node=True)
+    with pytest.raises(ServiceError, match="NODE_ID_IN_USE"):
+        await bench.register(1, incarnation_id=b"j" * 16, directory_id=b"x" * 16)
+    assert not bench.fenced(1)
+
+
+async def test_a_restarted_node_without_a_directory_replaces_itself_by_its_port(
+    bench: Bench,
+) -> None:
+    stream, registered = await bench.register(1, directory_id=b"", roles=[3])
+    await bench.beat(stream, registered.version)
+    bench.liveness.closed(stream, by_node=True)
+    with pytest.raises(ServiceError, match="NODE_ID_IN_USE"):
+        await bench.register(1, incarnation_id=b"j" * 16, directory_id=b"", roles=[3], port=1)
+    _, registered = await bench.register(1, incarnation_id=b"j" * 16, directory_id=b"", roles=[3])
+    assert registered.node_epoch == 2
+
+
+async def test_a_node_heard_while_others_are_fenced_stays(bench: Bench) -> None:
+    await bench.live(1)
+    two = await bench.live(2)
+    version = bench.controller.image.version
+    bench.clock.advance(3_000)
+
+    async def slow(commands: object) -> None:
+        await bench.beat(two, version)
+
+    bench.controller.commit = slow  # type: ignore[method-assign,assignment]
+    await bench.liveness.fence_expired()
+    assert bench.liveness.sessions.expired(bench.clock.monotonic_ms()) == []
+    assert not two.ended.done()
+
+
 async def test_the_same_incarnation_keeps_its_epoch(bench: Bench) -> None:
     first = await bench.live(1)
     again, registered = await bench.register(1)
