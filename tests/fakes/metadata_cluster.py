@@ -2,7 +2,7 @@
 
 import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import grpc
@@ -81,6 +81,7 @@ class MetadataCluster:
         previous_epoch: int = 0,
         clean_shutdown: bool = False,
         port: int = 0,
+        on_registered: Callable[[int], Awaitable[None]] | None = None,
     ) -> FakeNode:
         """Start a node; does not wait until it is registered."""
         server = grpc.aio.server(options=SERVER_OPTIONS)
@@ -88,7 +89,7 @@ class MetadataCluster:
         epochs: list[int] = []
         fake: FakeNode | None = None
 
-        async def on_registered(epoch: int) -> None:
+        async def note_epoch(epoch: int) -> None:
             epochs.append(epoch)
 
         def on_session_lost() -> None:
@@ -107,7 +108,7 @@ class MetadataCluster:
                 directory_id=bytes([node_id]) * 16 if "coordinator" not in roles else b"",
                 previous_epoch=previous_epoch,
                 clean_shutdown=clean_shutdown,
-                on_registered=on_registered,
+                on_registered=on_registered or note_epoch,
                 on_session_lost=on_session_lost,
             ),
         )

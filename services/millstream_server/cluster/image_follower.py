@@ -55,6 +55,9 @@ class ImageFollower:
                 error = error_of(call_error)
             except (ImageGapError, CorruptImageError, DecodeError) as damage:
                 error = ServiceError("INTERNAL", str(damage))
+            except Exception as failure:  # noqa: BLE001 - without this task the image stands still
+                _log.exception("following the image failed", address=address)
+                error = ServiceError("INTERNAL", repr(failure))
             level = _log.error if error.reason in ("CLUSTER_MISMATCH", "INTERNAL") else _log.info
             level("image is not followed any more", address=address, error=str(error))
             turn += 1

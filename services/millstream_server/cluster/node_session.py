@@ -95,6 +95,10 @@ class NodeSessionClient:
                     if isinstance(failure, ServiceError)
                     else ServiceError("TIMED_OUT", "the controller does not answer")
                 )
+            except Exception as failure:  # noqa: BLE001 - without this task the node is a zombie
+                # Such as a full disk, when the node epoch has to be made durable.
+                _log.exception("session failed")
+                error = ServiceError("INTERNAL", repr(failure))
             self._ended(error)
             hinted = "leader_address" in error.metadata
             self._client.failed(address, error)
@@ -104,14 +108,18 @@ class NodeSessionClient:
 
     def _ended(self, error: ServiceError) -> None:
         if error.reason in _SESSION_OVER:
-            was_in_session = self._session_until_ms is not None
-            self._session_until_ms = None
             self.refusal = error if error.reason != "STALE_NODE_EPOCH" else None
             _log.warning("session is over", error=str(error))
-            if was_in_session and self._registration.on_session_lost is not None:
-                self._registration.on_session_lost()
+            self._lose_session()
         elif error.reason != "NOT_CONTROLLER":
             _log.info("session stream ended", error=str(error))
+
+    def _lose_session(self) -> None:
+        was_in_session = self._session_until_ms is not None
+        self._session_until_ms = None
+        self.may_stop = False
+        if was_in_session and self._registration.on_session_lost is not None:
+            self._registration.on_session_lost()
 
     async def _hold_session(self, address: str, backoff: Backoff) -> None:
         call = self._channels.stub(address).NodeSession()
@@ -141,6 +149,8 @@ class NodeSessionClient:
 
     async def _adopt(self, registered: pb.Registered) -> None:
         if self.node_epoch != registered.node_epoch:
+            # Replaced or fenced meanwhile: what the former registration was granted is void.
+            self._lose_session()
             if self._registration.on_registered is not None:
                 # Durable before anything is served under it (invariant 7).
                 await self._registration.on_registered(registered.node_epoch)

@@ -150,6 +150,9 @@ class ClusterView:
             if self._clock.monotonic_ms() >= deadline_ms:
                 _log.warning("drain not finished in time", timeout_ms=timeout_ms)
                 return False
+            if not session.in_session():
+                _log.warning("not drained: there is no session with a controller")
+                return False
             await asyncio.sleep(_POLL_S)
         return True
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -102,6 +103,51 @@ async def test_a_second_process_with_a_live_node_id_is_refused() -> None:
             await second.view.wait_registered(timeout_ms=300)
         assert caught.value.reason == "NODE_ID_IN_USE"
         assert first.view.in_session()
+
+
+async def test_a_disk_that_cannot_keep_the_epoch_at_first_does_not_end_the_session_for_good() -> (
+    None
+):
+    async with running_cluster() as cluster:
+        failures = [OSError(28, "No space left on device"), RuntimeError("unforeseen")]
+
+        async def on_registered(epoch: int) -> None:
+            if failures:
+                raise failures.pop()
+
+        node = await cluster.node(1, on_registered=on_registered)
+        await node.view.wait_registered()
+        assert not failures
+
+
+async def test_a_registration_that_replaced_another_begins_without_a_session() -> None:
+    async with running_cluster() as cluster:
+        node = await cluster.node(1)
+        await node.view.wait_registered()
+        session = node.view._own_session()
+        held = asyncio.Event()
+
+        async def hold(epoch: int) -> None:
+            held.set()
+            await asyncio.Event().wait()
+
+        registration = pb.Registered(node_epoch=session.node_epoch + 1, version=1)
+        session._registration = replace(session._registration, on_registered=hold)
+        adopting = asyncio.ensure_future(session._adopt(registration))
+        await held.wait()
+        assert not node.view.in_session()
+        assert node.sessions_lost == 1
+        adopting.cancel()
+
+
+async def test_a_drain_does_not_wait_for_a_controller_that_is_gone() -> None:
+    async with running_cluster(session_timeout_ms=500) as cluster:
+        node = await cluster.node(1)
+        await node.view.wait_registered()
+        assert cluster.consensus is not None
+        cluster.consensus.depose(METADATA_NODE_ID + 1)
+        async with asyncio.timeout(5):
+            assert not await node.view.drain(timeout_ms=60_000)
 
 
 async def test_draining_moves_everything_away_before_the_stop() -> None:
