@@ -317,6 +317,12 @@ class PySyncObjConsensus:
     # Outcomes, on the loop.
 
     def _deliver(self, outcomes: list[Outcome]) -> None:
+        try:
+            self._tell(outcomes)
+        except Exception as error:  # noqa: BLE001 - what it was not told, the loop never learns
+            self._fail_stop(f"the listener of the metadata log failed: {error!r}")
+
+    def _tell(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:
             match outcome:
                 case Sent(peer, envelope):

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
 import grpc
+import structlog
 
 from millstream_raft.directory import PeerLog
 from millstream_raft.raft_codec import MalformedMessage, decode, encode
@@ -20,6 +21,7 @@ from millstream_raft.raft_messages import AppendEntries, Envelope, InstallSnapsh
 from millstream_server.v1 import raft_pb2 as wire
 from millstream_server.v1 import raft_pb2_grpc
 
+_log = structlog.get_logger()
 #: Messages are coalesced up to this size; with the largest message it stays below 4 MiB.
 _COALESCED_BYTES_MAX = 1 << 20
 _OVERHEAD_BYTES = 64
@@ -168,6 +170,8 @@ class Link:
                     TimeoutError,
                 ):
                     pass  # the status was the peer's way to say that it goes or restarts
+                except Exception:  # noqa: BLE001 - without this task the voter is cut off
+                    _log.exception("raft link failed", peer=self._peer_id)
                 await asyncio.sleep(self._config.reconnect_pause_ms / 1000)
         finally:
             await channel.close()

@@ -234,3 +234,28 @@ async def test_format_refuses_while_a_peer_has_a_log(three, tmp_path):
     assert {log.node_id for log in logs} == set(three.ids) - {lost}
     with pytest.raises(PeerHasLog):
         format_node(str(tmp_path / "fresh"), CLUSTER_ID, lost, three.voters, SystemFiles(), logs)
+
+
+async def test_a_listener_that_fails_stops_the_voter_instead_of_going_astray(tmp_path):
+    quorum = Quorum(tmp_path, 1)
+    await quorum.start()
+    await (await quorum.leader()).propose(b"one", 5_000)
+    await quorum.stop_node(1)
+    reasons = []
+    stopped = asyncio.Event()
+
+    def stop(reason):
+        reasons.append(reason)
+        stopped.set()
+
+    class Failing(Ledger):
+        def committed(self, index, entry, result):
+            raise RuntimeError("cannot follow")
+
+    ledger = Failing()
+    consensus = quorum.make(1, ledger, stop)
+    consensus.on_commit(ledger)
+    await consensus.start()
+    await asyncio.wait_for(stopped.wait(), 10)
+    assert "cannot follow" in reasons[0]
+    await consensus.stop()
