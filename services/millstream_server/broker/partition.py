@@ -277,12 +277,21 @@ class Partition:
         # What another role writes counts only after its own election.
         return self._advance() if self.leading else []
 
-    def cut(self, end_offset: int) -> None:
-        """A failed append was taken back: nothing beyond ``end_offset`` was ever counted."""
+    def cut(self, end_offset: int, failure: Refusal) -> list[Outcome]:
+        """A failed append was taken back: nothing beyond ``end_offset`` was ever counted.
+
+        Whoever waits for an offset there fails, repeats of the append too: the next append gets
+        the same offsets, and would answer them (invariant 21).
+        """
         if end_offset < self.high_watermark:
             raise ValueError(f"log cut to {end_offset}, below the mark {self.high_watermark}")
         self.end_offset = end_offset
         self.written_end_offset = min(self.written_end_offset, end_offset)
+        outcomes: list[Outcome] = []
+        for waiting in (self._waiting_all, self._waiting_leader):
+            while waiting and waiting[-1].last_offset >= end_offset:
+                outcomes.append(Outcome(waiting.pop(), failure))
+        return outcomes[::-1]
 
     def forget(self, waiter: Waiter) -> bool:
         """Wait no more for one append; False if it was decided already."""

@@ -191,7 +191,7 @@ class Replica:
     def _written(self, waiter: Waiter, synced_end: int, error: StorageError | None) -> None:
         if error is not None:
             refusal = self._hosted.note_failure(self, error)
-            self.state.cut(self.log.end_offset)
+            self.deliver(self.state.cut(self.log.end_offset, refusal))
             if self.state.forget(waiter):
                 waiter.reply(waiter, refusal)
             return
@@ -199,6 +199,13 @@ class Replica:
 
     def _answer(self, request: AppendRequest, waiter: Waiter, failure: Refusal | None) -> None:
         hosted = self._hosted
+        if failure is not None and request.forgotten:  # what was repeated may well be stored
+            failure = Refusal(
+                failure.reason,
+                failure.message,
+                indeterminate=True,
+                retry_after_ms=failure.retry_after_ms,
+            )
         if failure is None and not waiter.acks_all:
             try:
                 hosted.check_session()

@@ -230,11 +230,15 @@ def test_a_repeat_of_something_earlier_is_answered_before_what_is_later() -> Non
 
 def test_a_failed_append_is_taken_back_alone() -> None:
     partition = leading()
+    kept = append(partition, 5)
     failed = append(partition, 5)
-    partition.cut(10)
-    assert partition.end_offset == 10
-    assert partition.forget(failed)
+    repeat = waiter(failed.last_offset)
+    assert not partition.await_ack(repeat)
+    full = Refusal("DISK_FULL", "no room")
+    assert partition.cut(15, full) == [Outcome(failed, full), Outcome(repeat, full)]
+    assert partition.end_offset == 15
     assert not partition.forget(failed)
+    assert partition.forget(kept)
 
 
 def test_the_mark_never_goes_back_within_an_epoch_and_never_passes_the_end() -> None:
@@ -242,7 +246,7 @@ def test_the_mark_never_goes_back_within_an_epoch_and_never_passes_the_end() -> 
     append(partition, 5)
     partition.written(15, 15)
     with pytest.raises(ValueError, match="below the mark"):
-        partition.cut(14)
+        partition.cut(14, Refusal("DISK_FULL", "no room"))
     with pytest.raises(ValueError, match="went back"):
         partition.appended(14)
     with pytest.raises(ValueError, match="passes the log end"):
