@@ -37,6 +37,8 @@ class ImageFollower:
         # In the order in which they changed.
         self._changed: dict[_Key, None] = {}
         self._removed: list[TopicState] = []
+        # What the disk refused to open or to begin an epoch in, say for want of room.
+        self._refused: dict[_Key, None] = {}
         self._wake = asyncio.Event()
         # Monotonic times at which logs were set aside and not removed yet.
         self.set_aside_ms: list[int] = []
@@ -58,6 +60,12 @@ class ImageFollower:
         self._changed.update(dict.fromkeys(sorted(touched)))
         self._wake.set()
 
+    def try_again(self) -> None:
+        """Take up once more what the disk refused; there may be room now."""
+        if self._refused:
+            self._changed.update(self._refused)
+            self._wake.set()
+
     async def run(self) -> None:
         """Work off what changed, until cancelled."""
         while True:
@@ -71,6 +79,7 @@ class ImageFollower:
                 del self._changed[key]
                 try:
                     await self._align(key)
+                    self._refused.pop(key, None)
                 except StorageError as error:
                     self._storage_failed(key, error)
                 except Exception:  # noqa: BLE001
@@ -146,7 +155,8 @@ class ImageFollower:
         own = replica.state
         if replica.log.failure is not None:
             return
-        if own.role in (Role.LEADING, Role.STARTING) and own.leader_epoch == state.leader_epoch:
+        # An epoch that is still being begun here is one that the disk refused to begin.
+        if own.role is Role.LEADING and own.leader_epoch == state.leader_epoch:
             replica.deliver(own.update(state))
             self._sync_if_behind(replica)
             return
@@ -155,9 +165,12 @@ class ImageFollower:
         begun: asyncio.Future[tuple[int | None, StorageError | None]] = (
             asyncio.get_running_loop().create_future()
         )
-        self._hosted.writer.begin_epoch(
-            log, state.leader_epoch, lambda *result: begun.set_result(result)
-        )
+
+        def done(start_offset: int | None, error: StorageError | None) -> None:
+            if not begun.done():  # else the broker is stopping
+                begun.set_result((start_offset, error))
+
+        self._hosted.writer.begin_epoch(log, state.leader_epoch, done)
         start_offset, error = await begun
         if error is not None:
             raise error
@@ -230,7 +243,10 @@ class ImageFollower:
 
     def _storage_failed(self, key: _Key, error: StorageError) -> None:
         replica = self._hosted.replicas.get(key)
-        _log.error("partition cannot be served", key=f"{key[0].hex()}-{key[1]}", error=str(error))
+        if key not in self._refused:
+            name = f"{key[0].hex()}-{key[1]}"
+            _log.error("partition cannot be served", key=name, error=str(error))
+        self._refused[key] = None
         if replica is not None:
             self._hosted.note_failure(replica, error)
         elif self._hosted.directory.offline_reason is not None:

@@ -55,6 +55,7 @@ class Upkeep:
             return
         now_ms = hosted.clock.monotonic_ms()
         hosted.writer.maintain(now_ms)
+        self._follower.try_again()
         usage = await run_job(self._thread, hosted.directory.disk_usage)
         self._metrics.disk_usage = usage
         hosted.note_usage(usage)
