@@ -194,5 +194,6 @@ class BrokerApp:
         stopping = Refusal("NODE_SHUTTING_DOWN", "the broker is stopping", indeterminate=True)
         for replica in tuple(self.hosted.replicas.values()):
             replica.deliver(replica.state.fail_waiting(stopping))
+            replica.deliver(replica.state.resign(None))  # nothing is appended from now on
             replica.lose_readers(stopping)
         self.hosted.close()

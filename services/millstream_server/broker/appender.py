@@ -72,6 +72,7 @@ class Appender:
         self._hosted.checks.submit(job, partial(self._checked, replica, request))
 
     def _check(self, request: AppendRequest) -> Replica:
+        self.check_open()  # a publish may have waited for its leader since it was taken in
         replica = self._hosted.find(request.topic_id, request.partition)
         replica.state.check_produce(request.leader_epoch, request.acks_all)
         request.batches = parse_batches(request.encoded)

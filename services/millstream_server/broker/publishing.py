@@ -142,7 +142,8 @@ class Publishing:
         end_ms = self._clock.monotonic_ms() + self._config.leader_wait_ms
         while True:
             try:
-                return await self._publish_to(topic, number, indexes, request)
+                newest = self._routing.image.topics.get(topic.topic_id, topic)
+                return await self._publish_to(newest, number, indexes, request)
             except (ServiceError, Refusal) as error:
                 late = self._clock.monotonic_ms() > end_ms
                 if request.forwarded or late or not _not_ready(error):

@@ -309,3 +309,17 @@ async def test_malformed_bytes_get_a_reason(
     else:
         call = channel.unary_unary(path)(b"\xff\xff")
     assert (await failure(call)).reason == "INVALID_REQUEST"
+
+
+async def test_a_publish_waits_for_the_leader_that_is_being_elected(
+    broker: BrokerNode, metadata: FakeMetadata
+) -> None:
+    await broker.lead("logs")
+    metadata.change_partition("logs", 0, leader_id=None, leader_epoch=2)
+    request = pb.PublishRequest(topic="logs", records=[pb.PublishRecord(value=b"v")])
+    publishing = asyncio.ensure_future(broker.stub.Publish(request))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(publishing), 0.1)
+    metadata.change_partition("logs", 0, leader_id=1, leader_epoch=3)
+    response = await asyncio.wait_for(publishing, 3)
+    assert response.records[0].offset == 0
