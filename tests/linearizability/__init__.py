@@ -1,0 +1,1 @@
+"""Judges histories of concurrent operations on registers: are they linearizable?"""
