@@ -168,7 +168,8 @@ class FakeCoordinator(group_coordinator_service_pb2_grpc.GroupCoordinatorService
         """Store one offset; going back is a violation."""
         key = (offset.topic, offset.partition)
         before = self.committed.get(key)
-        if before is not None and offset.offset < before.offset:
+        same_log = before is not None and before.topic_id == offset.topic_id
+        if same_log and offset.offset < before.offset:
             self.violations.append(f"{key} committed {offset.offset} after {before.offset}")
         self.committed[key] = offset
         self.commits.append((member_id, key, offset.offset))

@@ -34,9 +34,9 @@ class ClientConfig:
     )
     retries: int = key(2_147_483_647, "Most retries of one request or batch.", minimum=0)
     retry_backoff_ms: int = key(100, "Delay before the first retry; it doubles.", minimum=0)
-    retry_backoff_max_ms: int = key(1_000, "Longest delay between retries.", minimum=0)
+    retry_backoff_max_ms: int = key(250, "Longest delay between retries.", minimum=0)
     reconnect_backoff_ms: int = key(50, "Delay before the first reconnect; it grows.", minimum=1)
-    reconnect_backoff_max_ms: int = key(1_000, "Longest delay between reconnects.", minimum=1)
+    reconnect_backoff_max_ms: int = key(250, "Longest delay between reconnects.", minimum=1)
     connections_max_idle_ms: int = key(
         540_000, "Close a connection that was idle for so long. 0: never.", minimum=0
     )

@@ -47,6 +47,11 @@ class Announcements:
         if told:
             self._events.append(RebalanceEvent(Change.LOST, told))
 
+    def untold_losses(self) -> list[TopicPartition]:
+        """Partitions that are gone, of which the application still thinks that they are its own."""
+        lost = [event.partitions for event in self._events if event.change is Change.LOST]
+        return [name for names in lost for name in names]
+
     def ended(self, name: TopicPartition) -> None:
         """A partition was given up, or is read no more for another reason."""
         self._told.discard(name)

@@ -66,13 +66,14 @@ class Commits:
 
     def _note(self, ticket: CommitTicket) -> None:
         """Remember what is stored when it is."""
-        offsets = {name: offset.offset for name, (_, offset) in ticket.offsets.items()}
+        offsets = dict(ticket.offsets)
 
         def done(ticket: CommitTicket) -> None:
-            for name, offset in offsets.items():
+            for name, (topic_id, offset) in offsets.items():
                 partition = self._fetcher.partitions.get(name)
-                if partition is not None and name not in ticket.errors:
-                    partition.committed = max(offset, partition.committed or 0)
+                if partition is None or partition.topic_id != topic_id or name in ticket.errors:
+                    continue
+                partition.committed = max(offset.offset, partition.committed or 0)
 
         if ticket.done:
             done(ticket)

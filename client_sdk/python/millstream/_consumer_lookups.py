@@ -11,12 +11,12 @@ from millstream._consumer_effects import Call
 from millstream._errors import MillstreamError, TimedOutError
 from millstream._fetcher import MakeError
 from millstream._record import TopicPartition
+from millstream._retry import pause_ms
 from millstream.v1 import broker_service_pb2 as pb
 
 EARLIEST = pb.Position(earliest=True)
 LATEST = pb.Position(latest=True)
 
-_BACKOFF_MS_MAX = 1000
 # Queries in one request.
 _QUERIES_MAX = 1000
 
@@ -114,7 +114,7 @@ class OffsetLookups:
         if error is None:
             self._end(lookup, answer, None)
         elif error.retriable:
-            delay_ms = min(_BACKOFF_MS_MAX, self._backoff_ms << min(lookup.attempts, 10))
+            delay_ms = pause_ms(self._backoff_ms, lookup.attempts)
             lookup.attempts += 1
             lookup.retry_at_ms = now_ms + max(delay_ms, error.retry_after_ms)
         else:

@@ -16,7 +16,12 @@ from millstream._consumer_effects import (
 )
 from millstream._consumer_lookups import EARLIEST, OffsetLookups
 from millstream._consumer_positions import Positions
-from millstream._errors import InvalidRequestError, MillstreamError, OffsetOutOfRangeError
+from millstream._errors import (
+    InvalidRequestError,
+    MillstreamError,
+    OffsetOutOfRangeError,
+    UnknownMemberError,
+)
 from millstream._fetch_decode import Deserializers
 from millstream._fetch_partition import Mark, Partition, Phase
 from millstream._fetch_placement import Leader
@@ -261,8 +266,15 @@ class ConsumerReading:
         now_ms: int,
         deadline_ms: int,
     ) -> CommitTicket:
-        """Commit these offsets, or the positions of everything that is read."""
+        """Commit these offsets, or the positions of everything that is read.
+
+        Raises UnknownMemberError if the application means partitions that were lost meanwhile.
+        """
         self.delivery.settle()
+        lost = self._announcements.untold_losses()
+        if offsets is None and lost:
+            places = ", ".join(f"{name.topic}-{name.partition}" for name in lost)
+            raise UnknownMemberError(f"this member lost {places}; their new owners read them again")
         chosen = self.commits.positions() if offsets is None else offsets
         known = {}
         for name, offset in chosen.items():

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from millstream._fetch_partition import Mark, Partition
 from millstream._fetch_session import FetchLimits, FetchSession, PartitionKey
 from millstream._record import TopicPartition
+from millstream._retry import pause_ms
 
-BACKOFF_MS_MAX = 1000
 # Time of a retry that waits for the application.
 NEVER_MS = 1 << 62
 # An unused stream is closed after this long; pausing and resuming keeps it.
@@ -65,6 +65,8 @@ class FetchPlacement:
         self._withdraw(partition)
         self._by_key.pop(partition.key, None)
         partition.topic_id = topic_id
+        # What was committed belongs to the other topic.
+        partition.committed = None
         self._by_key[partition.key] = partition
 
     def unassign(self, name: TopicPartition) -> None:
@@ -195,7 +197,7 @@ class FetchPlacement:
         self.stirred = True
 
     def _delay_ms(self, attempts: int) -> int:
-        return int(min(BACKOFF_MS_MAX, self._backoff_ms << min(attempts, 10)))
+        return pause_ms(self._backoff_ms, attempts)
 
     def _retry_later(self, partition: Partition, now_ms: int, delay_ms: int = 0) -> None:
         partition.retry_at_ms = now_ms + max(delay_ms, self._delay_ms(partition.attempts))

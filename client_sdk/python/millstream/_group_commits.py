@@ -9,9 +9,9 @@ from typing import Any
 
 from millstream._errors import MillstreamError, StaleMemberEpochError, TimedOutError
 from millstream._record import OffsetAndMetadata, TopicPartition
+from millstream._retry import pause_ms
 from millstream.v1 import group_coordinator_service_pb2 as pb
 
-BACKOFF_MS_MAX = 1000
 # More commits than this do not wait; the application commits faster than the group can store.
 COMMITS_WAITING_MAX = 10_000
 
@@ -156,7 +156,7 @@ class CommitQueue:
         stale = all(isinstance(error, StaleMemberEpochError) for error in again.values())
         if stale and member_epoch != self._sent_epoch:
             return  # the newer epoch is known already
-        delay_ms = min(BACKOFF_MS_MAX, self._backoff_ms << min(self._attempts, 10))
+        delay_ms = pause_ms(self._backoff_ms, self._attempts)
         self._attempts += 1
         self.retry_at_ms = now_ms + delay_ms
 

@@ -43,9 +43,9 @@ from millstream._group_types import (
     Revoking,
 )
 from millstream._record import TopicPartition
+from millstream._retry import pause_ms
 from millstream.v1 import group_coordinator_service_pb2 as pb
 
-BACKOFF_MS_MAX = 1000
 _ACTIVE = (GroupState.SEEKING, GroupState.JOINING, GroupState.JOINED)
 
 
@@ -67,6 +67,8 @@ class GroupSession:
         self._retry_at_ms: int | None = None
         self._attempts = 0
         self._polled_at_ms = 0
+        # False: a static member that will be back.
+        self._leaves_for_good = True
         # True while the application waits in a poll.
         self.polling = False
         self._topics_sent: frozenset[str] = frozenset()
@@ -121,20 +123,14 @@ class GroupSession:
         """Leave at once. A static member keeps its partitions reserved unless ``for_good``."""
         if self.state in (GroupState.LEAVING, GroupState.IDLE):
             return
+        self._leaves_for_good = for_good or not self.config.instance_id
+        if self.state is GroupState.JOINED:
+            self._send_leave(self.member_id)
         connected = self.state in (GroupState.JOINED, GroupState.JOINING)
-        if connected and self.member_id:
-            temporary = bool(self.config.instance_id) and not for_good
-            self._outbox.send(leave=pb.Leave(member_id=self.member_id, temporary=temporary))
+        self._retry_at_ms = now_ms + self._lease.session_timeout_ms if connected else None
         self._ownership.drop()
         self.commits.fail_all(UnknownMemberError("this consumer left its group"))
-        self._retry_at_ms = None
         self._go(GroupEvent.UNSUBSCRIBED)
-        if connected:
-            if not self.member_id:
-                self._close_stream()
-                self._go(GroupEvent.LEFT)
-            else:
-                self._retry_at_ms = now_ms + self._lease.session_timeout_ms
         self._forget_member()
 
     # --- what the network says --------------------------------------------------------------------
@@ -176,6 +172,9 @@ class GroupSession:
                 self._go(GroupEvent.LEFT)
         elif self.state is GroupState.JOINING and kind == "joined":
             self._joined(response, now_ms)
+        elif self.state is GroupState.LEAVING and kind == "joined":
+            # It left while it joined; unless it says so it would hold partitions for a session.
+            self._send_leave(response.joined.member_id)
         elif self.state is GroupState.JOINED:
             if kind == "heartbeat_ack":
                 # Its epoch may be that of an assignment still on its way; reporting it now would
@@ -291,7 +290,7 @@ class GroupSession:
             self._lose(error)
             self._forget_member()
         self._go(GroupEvent.BROKEN)
-        delay_ms = min(BACKOFF_MS_MAX, self.config.backoff_ms << min(self._attempts, 10))
+        delay_ms = pause_ms(self.config.backoff_ms, self._attempts)
         if error is None or (error.code in REJOIN_CODES and self._attempts == 0):
             delay_ms = 0
         elif error.retry_after_ms:
@@ -363,6 +362,10 @@ class GroupSession:
         self.member_id = ""
         self.member_epoch = 0
         self._lease.end()
+
+    def _send_leave(self, member_id: str) -> None:
+        temporary = not self._leaves_for_good
+        self._outbox.send(leave=pb.Leave(member_id=member_id, temporary=temporary))
 
     def _send_heartbeat(self, now_ms: int) -> None:
         changed = self._topics != self._topics_sent

@@ -96,7 +96,7 @@ class GroupConfig:
     heartbeat_interval_ms: int = 3_000
     # Longest time between two polls, and to give up a partition (max.poll.interval.ms).
     poll_interval_ms_max: int = 300_000
-    # First pause after a failure; doubles up to a second (retry.backoff.ms).
+    # First pause after a failure; doubles (retry.backoff.ms).
     backoff_ms: int = 100
 
 

@@ -18,6 +18,16 @@ _DOUBLINGS_MAX = 30
 _ANSWERS = (UnknownTopicError, UnknownPartitionError)
 
 
+# Longest pause between tries to reach a server again. Short, because a restarted server is ready at
+# some moment that nobody announces, and a try costs one refused connection.
+PAUSE_MS_MAX = 250
+
+
+def pause_ms(base_ms: int, attempts: int) -> int:
+    """The pause after so many failed tries: doubles from ``base_ms`` to ``PAUSE_MS_MAX``."""
+    return max(base_ms, min(PAUSE_MS_MAX, base_ms << min(attempts, _DOUBLINGS_MAX)))
+
+
 class Chance(Protocol):
     """A source of chance, such as ``random.Random``."""
 

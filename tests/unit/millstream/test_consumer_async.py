@@ -258,6 +258,24 @@ async def test_a_topic_made_again_is_another_log() -> None:
         assert [record.offset for record in await read(reader, 2)] == [0, 1]
 
 
+async def test_positions_in_a_topic_made_again_are_committed() -> None:
+    async with cluster(1) as broker:
+        fill(broker)
+        options = {"group_id": "g", "auto_commit_interval_ms": 1}
+        async with consumer(broker, **options) as reader:
+            reader.assign([P0])
+            await read(reader, 20)
+            await reader.getmany(timeout_ms=50)
+            broker.logs.clear()
+            broker.add_topic("logs", 1, generation=1)
+            fill(broker, 1, 2)
+            await read(reader, 2)
+            await reader.getmany(timeout_ms=50)
+            assert broker.coordinator is not None
+            committed = broker.coordinator.committed
+            await eventually(lambda: committed["logs", 0].offset == 2)
+
+
 async def test_buffers_are_bounded_by_the_window() -> None:
     async with cluster(1) as broker:
         for _ in range(50):

@@ -106,7 +106,7 @@ def test_tries_get_rarer_until_one_works() -> None:
         assert due_ms is not None
         times.append(due_ms - script.now_ms)
         script.after(times[-1])
-    assert times == [100, 200, 400, 800, 1000, 1000, 1000, 1000]
+    assert times == [100, 200, 250, 250, 250, 250, 250, 250]
 
 
 # --- heartbeats and the session ---------------------------------------------------------------
@@ -282,6 +282,24 @@ def test_leaving_is_said_at_once(instance_id: str, temporary: bool) -> None:
     script.answer(request.correlation_id, left=pb.Left())
     assert script.session.state is GroupState.IDLE
     assert script.session.owned == {}
+
+
+@pytest.mark.parametrize(("instance_id", "temporary"), [("", False), ("i1", True)])
+def test_a_member_that_leaves_while_it_joins_leaves_as_soon_as_it_knows_its_id(
+    instance_id: str, temporary: bool
+) -> None:
+    script = Script(instance_id=instance_id)
+    script.session.subscribe({"logs"}, "", 0)
+    script.take()
+    script.session.found(0)
+    (join,) = script.sent("join")
+    script.session.leave(0, for_good=False)
+    assert script.sent("leave") == []
+    script.answer(join.correlation_id, joined=pb.Joined(member_id="m7", member_epoch=1))
+    (request,) = script.sent("leave")
+    assert (request.leave.member_id, request.leave.temporary) == ("m7", temporary)
+    script.answer(request.correlation_id, left=pb.Left())
+    assert script.session.state is GroupState.IDLE
 
 
 def test_leaving_does_not_wait_for_ever() -> None:
