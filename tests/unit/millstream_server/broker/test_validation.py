@@ -1,11 +1,21 @@
 """Every batch that would poison a log is refused with the right reason."""
 
+from array import array
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from millstream.record import build_batch, compress, encode_records
+from millstream.record import (
+    CorruptRecordsError,
+    build_batch,
+    compress,
+    decode_records,
+    encode_records,
+)
 from millstream.record.compression import CODEC_NUMBERS
+from millstream.record.wire import RawRecords
 from millstream_server.broker.refusal import Refusal
 from millstream_server.broker.validation import (
     any_compressed,
@@ -172,3 +182,44 @@ def test_producer_fields_without_a_producer_or_out_of_range_are_refused() -> Non
 
 def test_one_bad_batch_of_several_spoils_the_request() -> None:
     assert reason_of(build(b"a"), build(b"a", attributes=0x10)) == "UNSUPPORTED"
+
+
+def test_records_that_take_no_bytes_are_bounded() -> None:
+    check(build(record_count=1 << 20))
+    assert reason_of(build(record_count=(1 << 20) + 1)) == "CORRUPT_BATCH"
+    assert reason_of(build(record_count=(1 << 32) - 1)) == "CORRUPT_BATCH"
+
+
+_NUMBERS = st.lists(st.integers(0, 6) | st.integers(0, (1 << 32) - 1), max_size=4)
+
+
+@settings(max_examples=300)
+@given(_NUMBERS, _NUMBERS, _NUMBERS, _NUMBERS, _NUMBERS, _NUMBERS)
+def test_what_passes_can_be_decoded(
+    values: list[int],
+    nulls: list[int],
+    of_record: list[int],
+    names: list[int],
+    contents: list[int],
+    null_contents: list[int],
+) -> None:
+    def column(numbers: list[int]) -> bytes:
+        return array("I", numbers).tobytes()
+
+    records = RawRecords(value_ends=column(values), null_values=column(nulls))
+    records.values = bytes(values[-1] if values and values[-1] < 100 else 0)
+    if of_record:
+        headers = records.headers
+        headers.record_ends, headers.name_ends = column(of_record), column(names)
+        headers.value_ends, headers.null_values = column(contents), column(null_contents)
+        headers.names = bytes(names[-1] if names and names[-1] < 100 else 0)
+        headers.values = bytes(contents[-1] if contents and contents[-1] < 100 else 0)
+    count = max(1, len(values) or len(of_record))
+    payload = records.SerializeToString()
+    batch = build_batch(payload, record_count=count, base_timestamp_ms=0, max_timestamp_ms=0)
+    try:
+        decode_records(payload, count)
+    except CorruptRecordsError:
+        assert reason_of(batch) == "CORRUPT_BATCH"
+    else:
+        check(batch)
