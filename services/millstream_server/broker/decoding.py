@@ -10,6 +10,12 @@ from millstream.v1 import broker_service_pb2 as pb
 from millstream.v1 import record_pb2
 
 
+# One run gives no more: a few compressed bytes may hold very much. What is not compressed never
+# comes near, so that no batch is decoded twice for it.
+_RECORDS_MAX = 1 << 17
+_BYTES_MAX = 8 * 1024 * 1024
+
+
 class Decoded(NamedTuple):
     """Records of a run, and where reading goes on."""
 
@@ -33,20 +39,26 @@ def decode_run(data: bytes, window: Window, *, text: bool, log_append_time: bool
     """Decode framed batches. Raises ValueError (of ``millstream.record``) if they are damaged."""
     records: list[pb.SubscribedRecord] = []
     next_offset = window.start_offset
+    decoded_bytes = 0
     for frame in iterate_frames(data):
         batch = data[frame.batch_start : frame.end]
         header = parse_header(batch)
         verify_crc(batch, header)
+        if decoded_bytes > _BYTES_MAX:
+            break
         next_offset = header.next_offset
-        if header.attributes & ATTRIBUTE_CONTROL:
+        if header.attributes & ATTRIBUTE_CONTROL or next_offset <= window.start_offset:
             continue
         payload = decompress(header.codec, batch[header.payload_start :])
+        decoded_bytes += len(payload)
         columns = decode_records(payload, header.record_count)
         for index, offset in _offsets(header, columns):
             if offset < window.start_offset:
                 continue
             if offset >= window.stop_offset:
                 break
+            if len(records) >= _RECORDS_MAX:
+                return Decoded(records, offset, False)
             time = _timestamp(header, columns, index, log_append_time)
             if window.stop_timestamp_ms is not None and time >= window.stop_timestamp_ms:
                 return Decoded(records, offset, True)

@@ -113,7 +113,7 @@ async def _merge(
             async for records in source:
                 await queue.put(records)
             await queue.put(None)
-        except (ServiceError, Refusal) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller must not wait on
             await queue.put(error)
 
     tasks = [asyncio.ensure_future(pump(source)) for source in sources]
