@@ -66,3 +66,7 @@ restart: setup ## Start-up after kill -9 with a small and a large log: MEGABYTES
 .PHONY: idle
 idle: setup ## CPU and memory of the embedded node and of the demo's cluster at rest: SECONDS
 	@$(BIN)/python -m tests.campaigns.idle
+
+.PHONY: raft-crash
+raft-crash: setup ## Power loss at every operation that voters make on their folders: ROUNDS SEED
+	@$(BIN)/python -m tests.campaigns.raft_crash
