@@ -29,6 +29,7 @@ class Cursor:
         "key",
         "loaded",
         "loading",
+        "needed_bytes",
         "offset",
         "owner",
         "pushed",
@@ -55,6 +56,8 @@ class Cursor:
         self.queued = False
         self.loading = False
         self.loaded: Run | None = None
+        # Credit that the next batch takes, if that is known because it was not there.
+        self.needed_bytes = 0
         self.closed = False
 
     def moved(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 
+from millstream.record import iterate_frames
 from millstream.v1 import broker_service_pb2 as pb
 from millstream_server.broker.cursor import Cursor
 from millstream_server.broker.fetch_credit import Credit
@@ -252,8 +253,9 @@ class FetchStream:
                 self._queue(cursor, first=True)
                 return
             if not self._credit.allows(len(run.data)):
-                cursor.loaded = run
-                self._starve(cursor)
+                # Not kept: a little credit for many partitions would hold very much memory.
+                cursor.needed_bytes = next(iterate_frames(run.data)).end
+                self._queue(cursor)
                 continue
             self._credit.spend(len(run.data))
             room -= len(run.data) + _ENTRY_HEADER_BYTES
@@ -278,9 +280,10 @@ class FetchStream:
             run, cursor.loaded = cursor.loaded, None
             if run.data or not cursor.has_records:
                 return run
-        if self._credit.bytes_left <= 0 and not self._credit.nothing_outstanding:
+        if not self._credit.allows(max(1, cursor.needed_bytes)):
             self._starve(cursor)
             return None
+        cursor.needed_bytes = 0
         size = max(1, min(self._run_bytes_max, room, self._credit.bytes_left))
         replica = cursor.replica
         try:
