@@ -88,7 +88,7 @@ class ProduceStream:
 
     async def _wait_for_room(self, size: int) -> None:
         """A producer that hears no answers is slowed down instead of refused."""
-        while self._budget.used and not self._budget.has_room(size):
+        while not self._budget.has_room(size):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_ROOM_RETRY_S):
                     self._taken.clear()

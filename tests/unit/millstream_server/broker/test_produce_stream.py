@@ -349,6 +349,32 @@ async def test_what_waits_for_its_answer_is_bounded_and_throttled(
     second.call.cancel()
 
 
+async def test_acks_none_is_slowed_down_not_dropped_while_others_fill_the_broker(
+    start_broker: StartBroker, metadata: FakeMetadata
+) -> None:
+    node = await start_broker(
+        config=with_config(
+            request_bytes_max=3000,
+            inflight_bytes_connection_max=3000,
+            inflight_bytes_max=4000,
+        )
+    )
+    topic_id = await node.lead("logs")
+    metadata.change_partition("logs", 0, replicas=(1, 2), isr=(1, 2))
+    first, silent = Producing(node), Producing(node)
+    await first.send(topic_id, batch_of(b"v" * 2000), correlation_id=1)
+    async with asyncio.timeout(10):
+        while not node.app._appender.budget.used:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    await silent.send(topic_id, batch_of(b"v" * 2500), acks=pb.ACKS_NONE)
+    await silent.send(topic_id, batch_of(b"w"), correlation_id=2)
+    metadata.change_partition("logs", 0, isr=(1,))
+    assert (await first.result()).base_offset == 0
+    assert (await silent.result()).base_offset == 2
+    first.call.cancel()
+    silent.call.cancel()
+
+
 async def test_waiting_appends_of_a_partition_are_bounded(
     start_broker: StartBroker, metadata: FakeMetadata
 ) -> None:
