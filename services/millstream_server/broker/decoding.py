@@ -9,7 +9,6 @@ from millstream.record.columns import Columns
 from millstream.v1 import broker_service_pb2 as pb
 from millstream.v1 import record_pb2
 
-
 # One run gives no more: a few compressed bytes may hold very much. What is not compressed never
 # comes near, so that no batch is decoded twice for it.
 _RECORDS_MAX = 1 << 17

@@ -15,9 +15,8 @@ from millstream_raft.image import TopicState
 from millstream_server.broker.hosted import HostedPartitions
 from millstream_server.broker.local_reading import LocalReading
 from millstream_server.broker.peers import Peers
-from millstream_server.broker.refusal import Refusal
 from millstream_server.broker.routing import Routing
-from millstream_server.runtime.errors import ServiceError, error_of
+from millstream_server.runtime.errors import error_of
 
 _QUEUED_MESSAGES_MAX = 4
 _Source = AsyncIterator[list[pb.SubscribedRecord]]

@@ -395,13 +395,11 @@ async def test_batches_beyond_the_credit_are_not_kept_in_memory(broker: BrokerNo
             credit_bytes=7000,
         )
     )
-    pushed = 0
     for _ in range(5):
         message = stream._next_message()
         assert message is not None
         entries = pb.FetchResponse.FromString(message).partitions
         assert [len(entry.batches) for entry in entries if entry.batches] == [1]
-        pushed += 1
         assert stream._next_message() is None
         assert all(cursor.loaded is None for cursor in stream._cursors.values())
         stream.handle(pb.FetchRequest(credit_bytes=sum(map(framed_bytes, entries))))

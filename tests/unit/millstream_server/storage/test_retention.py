@@ -165,9 +165,9 @@ def test_page_cache_logs_are_synced_in_the_background() -> None:
 
 
 def test_a_read_that_retention_overtakes_is_refused_not_moved_on() -> None:
-    appender = Appender(config=LogConfig(preallocate_bytes=0, segment_bytes=400))
+    appender = Appender(config=LogConfig(preallocate_bytes=0, segment_bytes=2000))
     for _ in range(9):
-        appender.append(make_batch((b"x" * 100,)))
+        appender.append(make_batch((b"x" * 900,)))
     log = appender.log
     seen_start = log.start_offset
     log.delete_before(5)
