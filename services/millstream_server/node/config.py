@@ -144,6 +144,13 @@ class NodeConfig(BaseModel):
         ge=100,
         le=60_000,
     )
+    raft_snapshot_entries: int = _key(
+        "raft.snapshot.entries",
+        5_000,
+        "Entries of the Raft log after which a metadata node writes a snapshot and trims the log.",
+        ge=10,
+        le=1_000_000,
+    )
     shutdown_timeout_ms: int = _key(
         "shutdown.timeout.ms", 30_000, "Longest graceful shutdown.", ge=1000
     )

@@ -48,6 +48,7 @@ def raft_config(config: NodeConfig) -> RaftConfig:
         election_timeout_min_ms=shortest,
         election_timeout_max_ms=2 * shortest,
         leader_fallback_ms=max(1000, 3 * shortest),
+        snapshot_entries=config.raft_snapshot_entries,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from millstream_server.node.config_sources import ConfigError, known_keys, load_config
+from millstream_server.node.settings import raft_config
 
 
 def test_flags_go_over_environment_over_file_over_defaults(tmp_path: Path) -> None:
@@ -57,6 +58,12 @@ def test_plaintext_beyond_loopback_is_served_when_asked_for() -> None:
 def test_every_key_is_documented() -> None:
     assert all(description for description in known_keys().values())
     assert len(known_keys()) > 25
+
+
+def test_the_size_of_the_raft_log_can_be_set() -> None:
+    config = load_config(None, {}, {"raft.snapshot.entries": "100"}).config
+    assert raft_config(config).snapshot_entries == 100
+    raft_config(config).validate()
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
