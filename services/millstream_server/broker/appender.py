@@ -1,7 +1,7 @@
 """The one way into the logs: checks a request for one partition, then appends it.
 
 `Produce`, `Publish` and everything else that writes comes through ``Appender.submit``. Payloads
-that must be decompressed are checked on a thread; what comes later for the same partition queues
+that are slow to check are checked on a thread; what comes later for the same partition queues
 behind, so that order holds (invariant 20).
 """
 
@@ -17,7 +17,7 @@ from millstream_server.broker.limits import ByteBudget
 from millstream_server.broker.refusal import Refusal
 from millstream_server.broker.replica import Replica
 from millstream_server.broker.validation import (
-    any_compressed,
+    any_slow_to_check,
     check_headers,
     check_payloads,
     parse_batches,
@@ -60,7 +60,7 @@ class Appender:
         """Check and append; ``request.done`` is called once, with a Refusal on failure."""
         try:
             replica = self._check(request)
-            if replica.checking == 0 and not any_compressed(request.batches):
+            if replica.checking == 0 and not any_slow_to_check(request.batches):
                 check_payloads(request.batches, replica.settings.max_message_bytes)
                 self._append(replica, request)
                 return

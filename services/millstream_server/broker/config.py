@@ -20,6 +20,8 @@ class BrokerConfig:
     auto_create_topics: bool = False
     # Longest wait of a plain call for a leader: to be elected, or to open its log.
     leader_wait_ms: int = 5_000
+    # Records in one `Publish`: it builds their batches on the event loop, at some 3 µs each.
+    publish_records_max: int = 20_000
     # Largest produce or publish request; caps what one message can make the process hold.
     request_bytes_max: int = 8 * _MIB
     # Produced bytes that are not yet answered, for the whole broker: beyond it, THROTTLED.

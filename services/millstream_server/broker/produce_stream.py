@@ -54,17 +54,25 @@ class ProduceStream:
         self._wake = asyncio.Event()
         self._taken = asyncio.Event()
         self._unanswered = 0
+        self._writing = False
         self._closed = False
         self._loop = asyncio.get_running_loop()
 
     async def run(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """Serve until the client ends the stream. Raises ServiceError INVALID_REQUEST."""
         writing = self._loop.create_task(self._write_results(context))
+        broken: ServiceError | None = None
         try:
-            await self._read_requests(context)
-            while self._unanswered or self._results:
+            try:
+                await self._read_requests(context)
+            except ServiceError as error:
+                broken = error
+            # gRPC never ends a stream whose handler returns in the middle of a write.
+            while self._unanswered or self._results or self._writing:
                 self._taken.clear()
                 await self._taken.wait()
+            if broken is not None:
+                raise broken
         finally:
             self._closed = True
             writing.cancel()
@@ -226,6 +234,8 @@ class ProduceStream:
                 continue
             results, self._results = self._results, []
             since_s = self._first_result_s
+            self._writing = True
             await context.write(pb.ProduceResponse(results=results))
+            self._writing = False
             respond.observe(self._loop.time() - since_s)
             self._taken.set()

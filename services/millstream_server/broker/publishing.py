@@ -101,6 +101,12 @@ class Publishing:
                 f"the request has {size} bytes, at most {self._config.request_bytes_max} are "
                 "accepted",
             )
+        if len(request.records) > self._config.publish_records_max:
+            raise ServiceError(
+                "REQUEST_TOO_LARGE",
+                f"records: {len(request.records)} are given, at most "
+                f"{self._config.publish_records_max} are accepted",
+            )
         if not request.records:
             raise ServiceError("INVALID_REQUEST", "records: there is none")
         if request.acks not in pb.Acks.values():

@@ -3,7 +3,7 @@
 Everything that would poison a log is checked: canonical header, checksum, attributes, counts,
 columns, sizes; a batch that no consumer can decode would stop them all. That costs some 10 ns a
 record, and more only for batches so large that one record could exceed the limit. Compressed
-payloads cost a decompression: check them off the loop.
+payloads cost a decompression: check what ``any_slow_to_check`` says off the loop.
 """
 
 from array import array
@@ -37,6 +37,7 @@ TIMESTAMP_MS_MAX = 100_000_000_000_000
 _PRODUCER_ID_MAX = (1 << 63) - 1
 # Records without keys and values take no bytes, but memory wherever they are decoded.
 RECORD_COUNT_MAX = 1 << 20
+_RECORDS_CHECKED_AT_ONCE = 1 << 15
 _TOP_BIT = b"\0\0\0\x80"
 
 
@@ -103,9 +104,13 @@ def _check_producer(header: BatchHeader, acks_all: bool) -> None:
         raise Refusal("INVALID_REQUEST", "producer_epoch or base_sequence without producer_id")
 
 
-def any_compressed(batches: Sequence[IncomingBatch]) -> bool:
-    """True if checking the payloads means to decompress."""
-    return any(header.attributes & CODEC_MASK for _, header in batches)
+def any_slow_to_check(batches: Sequence[IncomingBatch]) -> bool:
+    """True if checking the payloads means to decompress, or may mean to measure very many records:
+    too long for the event loop."""
+    return any(
+        header.attributes & CODEC_MASK or header.record_count > _RECORDS_CHECKED_AT_ONCE
+        for _, header in batches
+    )
 
 
 def check_payloads(batches: Sequence[IncomingBatch], record_bytes_max: int) -> None:

@@ -323,3 +323,13 @@ async def test_a_publish_waits_for_the_leader_that_is_being_elected(
     metadata.change_partition("logs", 0, leader_id=1, leader_epoch=3)
     response = await asyncio.wait_for(publishing, 3)
     assert response.records[0].offset == 0
+
+
+async def test_the_records_of_one_publish_are_bounded(
+    start_broker: Callable[..., Awaitable[BrokerNode]],
+) -> None:
+    node = await start_broker(config=with_config(publish_records_max=2))
+    await node.lead("logs")
+    assert len((await publish(node, b"a", b"b")).records) == 2
+    error = await failure(publish(node, b"a", b"b", b"c"))
+    assert error.reason == "REQUEST_TOO_LARGE"

@@ -10,7 +10,6 @@ import pytest
 from millstream.record import decode_records
 from millstream.v1 import broker_service_pb2 as pb
 from millstream.v1 import errors_pb2, record_pb2
-from millstream_server.broker.fetch_stream import FetchStream
 from millstream_server.runtime.errors import error_of, reason_number
 from tests.fakes.broker_node import BrokerNode, batch_of, produce_request, with_config
 from tests.fakes.cluster import FakeMetadata
@@ -382,26 +381,3 @@ async def test_old_records_are_read_after_a_restart(
     while count < 20:
         count += len((await fetching.data()).batches)
     await fetching.stop()
-
-
-async def test_batches_beyond_the_credit_are_not_kept_in_memory(broker: BrokerNode) -> None:
-    topic_id = await broker.lead("logs", 5)
-    for partition in range(5):
-        await append(broker, topic_id, batch_of(b"v" * 5000), partition=partition)
-    stream = FetchStream(broker.app.hosted, "test")
-    stream.handle(
-        pb.FetchRequest(
-            positions=[at(topic_id, partition=partition) for partition in range(5)],
-            credit_bytes=7000,
-        )
-    )
-    for _ in range(5):
-        message = stream._next_message()
-        assert message is not None
-        entries = pb.FetchResponse.FromString(message).partitions
-        assert [len(entry.batches) for entry in entries if entry.batches] == [1]
-        assert stream._next_message() is None
-        assert all(cursor.loaded is None for cursor in stream._cursors.values())
-        stream.handle(pb.FetchRequest(credit_bytes=sum(map(framed_bytes, entries))))
-    assert stream._next_message() is None
-    stream._close()

@@ -18,7 +18,7 @@ from millstream.record.compression import CODEC_NUMBERS
 from millstream.record.wire import RawRecords
 from millstream_server.broker.refusal import Refusal
 from millstream_server.broker.validation import (
-    any_compressed,
+    any_slow_to_check,
     check_headers,
     check_payloads,
     parse_batches,
@@ -62,7 +62,11 @@ def reason_of(*batches: bytes, wanted: Wanted | None = None) -> str:
 def test_a_good_batch_of_any_codec_passes(codec: int) -> None:
     batch = build(b"a", None, b"", codec=codec)
     check(batch)
-    assert any_compressed(parse_batches([batch])) is (codec != 0)
+    assert any_slow_to_check(parse_batches([batch])) is (codec != 0)
+
+
+def test_very_many_records_are_slow_to_check() -> None:
+    assert any_slow_to_check(parse_batches([build(record_count=1 << 20)]))
 
 
 def test_no_batch_is_no_request() -> None:
