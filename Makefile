@@ -70,3 +70,11 @@ idle: setup ## CPU and memory of the embedded node and of the demo's cluster at 
 .PHONY: raft-crash
 raft-crash: setup ## Power loss at every operation that voters make on their folders: ROUNDS SEED
 	@$(BIN)/python -m tests.campaigns.raft_crash
+
+.PHONY: raft-kill
+raft-kill: setup ## kill -9, pauses and damaged folders of the metadata quorum: ROUNDS DAMAGES SEED
+	@$(BIN)/python -m tests.campaigns.raft_kill
+
+.PHONY: raft-bench
+raft-bench: setup ## Latency, rate, idle CPU and fail-over of the metadata quorum: ROUNDS SECONDS PARTITIONS
+	@$(BIN)/python -m tests.campaigns.raft_bench
