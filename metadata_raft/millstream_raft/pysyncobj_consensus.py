@@ -185,10 +185,10 @@ class PySyncObjConsensus:
 
     async def stop(self) -> None:
         """See ``Consensus``."""
+        self._servicer.stop()
         if not self._running:
             return
         self._running = False
-        self._servicer.stop()
         await asyncio.gather(*(link.stop() for link in self._links.values()))
         self._thread.stop()
         await asyncio.get_running_loop().run_in_executor(None, self._thread.join)

@@ -222,13 +222,17 @@ class RaftServicer(raft_pb2_grpc.RaftServiceServicer):
         self._events = events
         self._peer_check = peer_check
         self._last_index = last_index
-        self._stopped = asyncio.Event()
+        self._stopped = False
+        self._streams: set[asyncio.Task[Any]] = set()
         #: Which stream of a voter counts: its newest.
         self._stream_numbers = dict.fromkeys(peer_ids, 0)
 
     def stop(self) -> None:
-        """Take no messages from now on."""
-        self._stopped.set()
+        """Take no messages from now on, and end the streams: a voter that waits for nothing here
+        would hold up the stop of the server, which would then break the stream off."""
+        self._stopped = True
+        for stream in self._streams:
+            stream.cancel()
 
     async def SendMessages(
         self,
@@ -236,15 +240,36 @@ class RaftServicer(raft_pb2_grpc.RaftServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> wire.SendMessagesResponse:
         """See the proto."""
+        stream = asyncio.current_task()
+        assert stream is not None
+        try:
+            return await self._take_all(request_iterator, context, stream)
+        except asyncio.CancelledError:
+            if not self._stopped:
+                raise
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the node stops")
+        finally:
+            self._streams.discard(stream)
+
+    async def _take_all(
+        self,
+        request_iterator: AsyncIterator[wire.SendMessagesRequest],
+        context: grpc.aio.ServicerContext[Any, Any],
+        stream: asyncio.Task[Any],
+    ) -> wire.SendMessagesResponse:
         sender = 0
         number = 0
         async for request in request_iterator:
-            if self._stopped.is_set():
+            if self._stopped:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the node stops")
             if sender == 0:
                 sender = await self._accept_hello(request, context)
                 self._stream_numbers[sender] = number = self._stream_numbers[sender] + 1
                 await context.send_initial_metadata((_ACCEPTED,))
+                if self._stopped:
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "the node stops")
+                # From here on it may be cancelled, for it waits for messages only.
+                self._streams.add(stream)
             elif self._stream_numbers[sender] != number:
                 await context.abort(grpc.StatusCode.ABORTED, "replaced by a newer stream")
             else:

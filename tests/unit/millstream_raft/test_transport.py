@@ -179,6 +179,18 @@ async def test_link_connects_again_after_a_restart_of_the_peer(receiver):
     await restarted.server.stop(0)
 
 
+async def test_stopped_node_ends_the_streams_that_are_silent(receiver):
+    heard = Heard()
+    link = make_link(receiver.address, heard)
+    link.start()
+    assert await heard.next_connection() == (1, True)
+    receiver.servicer.stop()
+    assert await heard.next_connection() == (1, False)
+    async with asyncio.timeout(30):  # far below the grace: nothing is left to wait for
+        await receiver.server.stop(600)
+    await link.stop()
+
+
 async def test_newer_stream_of_a_voter_replaces_the_older_one(receiver):
     first, second = Heard(), Heard()
     older, newer = make_link(receiver.address, first), make_link(receiver.address, second)
