@@ -38,3 +38,10 @@ class NewerFormat(RaftDirectoryError):
 
 class DirectoryDamaged(RaftDirectoryError):
     """Something that was durably written is gone or changed."""
+
+    def __str__(self) -> str:
+        return (
+            f"{super().__str__()}. Acknowledged entries may be gone, so this node must not take "
+            "part. Restore the folder, or copy the snapshot and journal of a healthy node while "
+            "all others are up"
+        )

@@ -80,9 +80,7 @@ def decode_file(data: bytes, name: str) -> JournalContent:
         synced = max(synced, _synced_length_behind(data, position + 1))
     if position < synced:
         raise DirectoryDamaged(
-            f"{name} is damaged at byte {position}, though {synced} bytes of it were on the disk. "
-            "Acknowledged entries may be gone, so this node must not take part. Restore the "
-            "folder, or copy the snapshot and journal of a healthy node while all others are up"
+            f"{name} is damaged at byte {position}, though {synced} bytes of it were on the disk"
         )
     if not entries:
         raise DirectoryDamaged(f"{name} holds no entry")
