@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from millstream_server.runtime.ports import Files
 from millstream_server.storage.appends import StagedAppend
 from millstream_server.storage.config import LogConfig
+from millstream_server.storage.health import is_refusal
 from millstream_server.storage.segment import Segment
 
 DELETED_SUFFIX = ".deleted"
@@ -97,14 +98,22 @@ class SegmentList:
         while count + 1 < len(segments) and segments[count + 1].base_offset <= offset:
             count += 1
         self.all = segments[count:]
-        trash = []
+        trash: list[str] = []
         for segment in segments[:count]:
             segment.store.retire()
-            for path in segment.paths:
-                if self._files.exists(path):
-                    self._files.rename(path, path + DELETED_SUFFIX)
-                    trash.append(path + DELETED_SUFFIX)
+            there = [path for path in segment.paths if self._files.exists(path)]
+            trash.extend(map(self._set_aside, there))
         return trash
+
+    def _set_aside(self, path: str) -> str:
+        aside = path + DELETED_SUFFIX
+        try:
+            self._files.rename(path, aside)
+        except OSError as error:
+            if not is_refusal(error):
+                raise
+            return path  # a full disk has no room for a name: it goes under its own
+        return aside
 
     def truncate(self, offset: int, interval: int) -> None:
         """Cut everything from an offset on, which is a batch boundary or the first base, and sync

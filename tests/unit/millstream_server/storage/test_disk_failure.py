@@ -120,6 +120,21 @@ def test_retention_without_descriptors_spares_the_directory() -> None:
     assert log.retain(2_000, 4) > 0
 
 
+def test_retention_makes_room_although_the_full_disk_takes_no_new_names() -> None:
+    config = LogConfig(preallocate_bytes=0, segment_bytes=1500, retention_bytes=2000)
+    appender = Appender(MemoryFiles(), config)
+    for _ in range(4):
+        appender.append(make_batch((BIG,)))
+    appender.files.faults.append(Fault("rename", "*/*.log", errno.ENOSPC))
+    assert appender.log.retain(2_000, 4) > 0
+    assert appender.directory.offline_reason is None
+    assert [base for base, _ in appender.read_all()] == [2, 3]
+    while appender.directory.empty_trash():
+        pass
+    kept = [name for name in appender.files.list_directory(appender.folder) if ".log" in name]
+    assert len(kept) == 2
+
+
 def test_a_log_set_aside_on_a_full_disk_is_removed_all_the_same() -> None:
     appender = filled()
     assert appender.log.size_bytes
