@@ -1,0 +1,292 @@
+"""``make raft-kill``: kill -9, pauses and damaged folders of the metadata quorum, under load.
+
+Clients write and read the public metadata API the whole time. Afterwards every acknowledged write
+must be there, the history of every register must be linearizable, and no request may have taken
+effect twice. Leaders are killed most, then any voter, then all voters at once; at times the leader
+is stopped for longer than it may lead without an answer. Then one voter after the other is started
+with a damaged file: it must refuse with a clear sentence, or come back with the right data.
+"""
+
+import asyncio
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from tests.campaigns.figures import integer, print_result, progress
+from tests.campaigns.metadata_clients import MetadataClient, Record
+from tests.campaigns.quorum_faults import DAMAGES, Damage, Quorum
+from tests.linearizability.checker import SearchTooLong, find_violation
+from tests.linearizability.history import Operation, Read
+
+LEADER, VOTER, ALL, PAUSE = "leader", "voter", "all", "pause"
+_WEIGHTS = {LEADER: 70, VOTER: 10, ALL: 10, PAUSE: 10}
+_ROUNDS_PER_GENERATION = 5
+_CLIENTS = 6
+# Processes of the histories that read everything at the end.
+_LAST_READERS = 1000
+_RECOVERY_S = 60.0
+_BESIDE_SHOWN = 3000
+
+
+@dataclass
+class Tally:
+    """What was done to the quorum, and what it cost."""
+
+    rounds: Counter[str] = field(default_factory=Counter)
+    kills: int = 0
+    # Longest time without an acknowledged write around each kill of a leader alone.
+    gaps_ms: list[float] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    recovered: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    undecided: int = 0
+
+
+class Campaign:
+    """One run on one cluster, which it starts and ends."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.quorum = Quorum(folder)
+        self.record = Record()
+        self.tally = Tally()
+        self._chance = random.Random(seed)
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._clients: list[MetadataClient] = []
+
+    async def run(self, rounds: Sequence[str], damages: Sequence[Damage]) -> None:
+        """Do it all; ``tally`` and ``record`` hold the outcome. Raises what shows that the quorum
+        did not come back: TimeoutError, RuntimeError."""
+        await asyncio.to_thread(self.quorum.start)
+        try:
+            await self._begin_load()
+            for number, kind in enumerate(rounds, 1):
+                if number % _ROUNDS_PER_GENERATION == 0:
+                    await self._keeper.open_generation()
+                await self._round(kind)
+                progress(f"round {number}/{len(rounds)} {kind}: {self._so_far()}")
+            for damage in damages:
+                await self._damage(damage)
+            await self._end_load()
+            await self._read_at_the_end()
+        finally:
+            self._stop.set()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(*(client.calls.close() for client in self._clients))
+            await asyncio.to_thread(self.quorum.stop)
+        self._judge()
+
+    async def _begin_load(self) -> None:
+        broker, addresses = self.quorum.broker_address, self.quorum.addresses
+        self._keeper = self._client(0, [broker])
+        await self._keeper.open_generation()
+        self._spawn(self._client(1, [broker]).probe(self._stop))
+        for number in range(_CLIENTS):
+            turn = number % len(addresses)
+            client = self._client(2 + number, addresses[turn:] + addresses[:turn])
+            self._spawn(client.run(self._stop))
+        await self._until_probed(time.monotonic())
+
+    async def _end_load(self) -> None:
+        self._stop.set()
+        await asyncio.gather(*self._tasks)
+
+    def _client(self, process: int, addresses: Sequence[str]) -> MetadataClient:
+        chance = random.Random(self._chance.random())
+        client = MetadataClient(process, addresses, self.record, chance)
+        self._clients.append(client)
+        return client
+
+    def _spawn(self, work: Any) -> None:
+        self._tasks.append(asyncio.get_running_loop().create_task(work))
+
+    async def _round(self, kind: str) -> None:
+        quorum, chance = self.quorum, self._chance
+        leader = await asyncio.to_thread(quorum.leader)
+        begin = time.monotonic()
+        if kind == PAUSE:
+            quorum.pause(leader)
+            await asyncio.sleep(chance.uniform(1.5, 3.0))
+            quorum.resume(leader)
+        else:
+            names = [node.name for node in quorum.voters]
+            victims = {LEADER: [leader], VOTER: [chance.choice(names)], ALL: names}[kind]
+            await asyncio.to_thread(quorum.kill, *victims)
+            self.tally.kills += len(victims)
+            await asyncio.sleep(chance.uniform(0, 1.5))
+            await asyncio.to_thread(quorum.restart, *victims)
+        self.tally.rounds[kind] += 1
+        await asyncio.to_thread(quorum.wait_ready)
+        await self._until_probed(time.monotonic())
+        await asyncio.sleep(chance.uniform(0.1, 0.8))
+        if kind == LEADER:
+            self.tally.gaps_ms.append(self._gap_ms(begin))
+        self._fail_early()
+
+    async def _damage(self, damage: Damage) -> None:
+        quorum = self.quorum
+        await asyncio.to_thread(quorum.wait_caught_up)
+        victim = self._chance.choice(quorum.voters)
+        sentence = await asyncio.to_thread(quorum.damage, victim.name, damage, self._chance)
+        self.tally.kills += 1
+        if sentence is None:
+            self.tally.recovered.append(str(damage))
+            reader = self._client(_LAST_READERS - victim.node_id, [victim.address])
+            await reader.read_all()
+        else:
+            self.tally.refused.append(str(damage))
+        await self._until_probed(time.monotonic())
+        progress(f"{damage} at {victim.name}: {sentence or 'started, with the right data'}")
+        self._fail_early()
+
+    async def _until_probed(self, moment: float) -> None:
+        """Wait for a write that was acknowledged after this moment. Raises TimeoutError."""
+        async with asyncio.timeout(_RECOVERY_S):
+            while self.record.probed_s <= moment:
+                self.record.probed.clear()
+                await self.record.probed.wait()
+
+    def _gap_ms(self, begin: float) -> float:
+        moments = self.record.probe_s
+        return 1000 * max(after - before for before, after in pairwise(moments) if after > begin)
+
+    def _fail_early(self) -> None:
+        for task in self._tasks:
+            if task.done():
+                task.result()
+
+    async def _read_at_the_end(self) -> None:
+        """Every node tells everything; all must tell the same."""
+        told: list[dict[str, bytes]] = []
+        for number, address in enumerate(self.quorum.addresses):
+            reader = self._client(_LAST_READERS + number, [address])
+            await reader.read_all()
+            told.append(await reader.topics())
+        for topics, address in zip(told, self.quorum.addresses, strict=True):
+            if topics != told[0]:
+                self.tally.wrong.append(f"{address} tells other topics than the others")
+            self.tally.lost += [f"topic {name}" for name in self.record.kept - topics.keys()]
+            gone = self.record.deleted & topics.keys()
+            self.tally.lost += [f"deletion of {name}" for name in gone]
+        if not self.quorum.has_snapshots():
+            self.tally.wrong.append("a voter never wrote a snapshot: compaction was not exercised")
+
+    def _judge(self) -> None:
+        self.tally.wrong += self.record.wrong
+        for key, operations in self.record.histories.items():
+            self.tally.lost += [f"{key}: {one}" for one in lost_writes(operations)]
+            try:
+                violation = find_violation(operations)
+            except SearchTooLong:
+                self.tally.undecided += 1
+                progress(f"{key}: no verdict on {len(operations)} operations")
+                continue
+            if violation is not None:
+                self.tally.violations.append(f"{key}: {violation}"[:_BESIDE_SHOWN])
+
+    def _so_far(self) -> str:
+        gap = f"{self.tally.gaps_ms[-1]:.0f} ms" if self.tally.gaps_ms else "-"
+        return (
+            f"{self.record.acknowledged} acknowledged, {self.record.unknown} unknown, "
+            f"{self.record.reads} reads, last gap {gap}"
+        )
+
+
+def lost_writes(operations: Sequence[Operation]) -> set[Operation]:
+    """Acknowledged writes that came after the write whose value was read at the very end, without
+    any doubt: a check that needs no search."""
+    by_value = {one.action.value: one for one in operations if not isinstance(one.action, Read)}
+    lost: set[Operation] = set()
+    for read in operations:
+        if read.process < _LAST_READERS or not isinstance(read.action, Read):
+            continue
+        source = by_value.get(read.action.value)
+        if read.action.value is None or source is None or source.end is None:
+            continue
+        lost.update(
+            one
+            for one in operations
+            if not isinstance(one.action, Read)
+            and getattr(one.action, "succeeded", True)
+            and one.end is not None
+            and source.end < one.call
+            and one.end < read.call
+        )
+    return lost
+
+
+def schedule(count: int, chance: random.Random) -> list[str]:
+    """Kinds of rounds by chance; the first ones show every kind."""
+    kinds = [LEADER, ALL, PAUSE, VOTER][:count]
+    return kinds + chance.choices([*_WEIGHTS], [*_WEIGHTS.values()], k=count - len(kinds))
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which that share lies; 0 for none."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+def result_of(campaign: Campaign) -> dict[str, Any]:
+    """The figures of a run."""
+    tally, record = campaign.tally, campaign.record
+    return {
+        "rounds": sum(tally.rounds.values()),
+        "rounds_by_kind": dict(tally.rounds),
+        "kills": tally.kills,
+        "acknowledged": record.acknowledged,
+        "acknowledged_on_retry": record.retried,
+        "repeated": record.repeated,
+        "unknown": record.unknown,
+        "reads": record.reads,
+        "lost": len(tally.lost),
+        "violations": len(tally.violations),
+        "undecided": tally.undecided,
+        "wrong": len(tally.wrong),
+        "damage_refused": len(tally.refused),
+        "damage_recovered": len(tally.recovered),
+        "gap_ms": {
+            "p50": round(percentile(tally.gaps_ms, 0.5)),
+            "p99": round(percentile(tally.gaps_ms, 0.99)),
+            "max": round(max(tally.gaps_ms, default=0)),
+        },
+    }
+
+
+def main() -> int:
+    rounds, seed, damages = integer("ROUNDS", 10), integer("SEED", 1), integer("DAMAGES", 9)
+    chance = random.Random(seed)
+    begin = time.monotonic()
+    chosen = [DAMAGES[number % len(DAMAGES)] for number in range(damages)]
+    with tempfile.TemporaryDirectory(prefix="millstream-raft-kill-") as folder:
+
+        async def run() -> Campaign:
+            campaign = Campaign(Path(folder), seed)
+            await campaign.run(schedule(rounds, chance), chosen)
+            return campaign
+
+        campaign = asyncio.run(run())
+    tally = campaign.tally
+    broken = [*tally.lost, *tally.violations, *tally.wrong]
+    for what in broken:
+        progress(what)
+    print_result(
+        {"seed": seed, **result_of(campaign), "seconds": round(time.monotonic() - begin, 1)}
+    )
+    exercised = tally.kills > 0 and campaign.record.acknowledged > 0
+    return 0 if exercised and not broken and not tally.undecided else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
