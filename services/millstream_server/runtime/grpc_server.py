@@ -9,6 +9,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
 from millstream_server.runtime.grpc_metrics import GrpcServerMetrics, MetricsInterceptor
+from millstream_server.runtime.malformed import MalformedRequestInterceptor
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 _STREAMS_MAX = 1000
@@ -42,7 +43,10 @@ class GrpcServer:
     def __init__(self, address: str, registry: CollectorRegistry, *, reflection: bool) -> None:
         self._reflection = reflection
         self.server = grpc.aio.server(
-            interceptors=(MetricsInterceptor(GrpcServerMetrics(registry)),),
+            interceptors=(
+                MetricsInterceptor(GrpcServerMetrics(registry)),
+                MalformedRequestInterceptor(),
+            ),
             options=SERVER_OPTIONS,
         )
         self._health = health.aio.HealthServicer()
