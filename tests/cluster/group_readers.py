@@ -252,6 +252,7 @@ def main(address: str, group: str, topic: str, path: str) -> None:
     ):
         try:
             for record in consumer:
+                assert record.value is not None
                 print(
                     record.topic, record.partition, record.offset, record.value.decode(), file=rows
                 )

@@ -23,6 +23,7 @@ def read_all(node: EmbeddedNode, topic: str) -> dict[bytes, list[tuple[int, int]
         while any(consumer.position(part) < ends[part] for part in parts):
             for part, records in consumer.getmany(timeout_ms=5_000).items():
                 for record in records:
+                    assert record.value is not None
                     place = (part.partition, record.offset)
                     places.setdefault(record.value, []).append(place)
     return places

@@ -67,8 +67,8 @@ class GroupSession:
         self._retry_at_ms: int | None = None
         self._attempts = 0
         self._polled_at_ms = 0
-        # False: a static member that will be back.
-        self._leaves_for_good = True
+        # True: a static member leaves for a while.
+        self._will_be_back = False
         # True while the application waits in a poll.
         self.polling = False
         self._topics_sent: frozenset[str] = frozenset()
@@ -84,6 +84,10 @@ class GroupSession:
         """Be a member that reads these topics and those that match the pattern."""
         changed_pattern = pattern != self._pattern
         self._topics, self._pattern = frozenset(topics), pattern
+        if self.state is GroupState.LEAVING:
+            # It was told; whether it answers does not matter to the member that begins now.
+            self._close_stream()
+            self._go(GroupEvent.BROKEN)
         if self.state is GroupState.IDLE:
             self._polled_at_ms = now_ms
             self._go(GroupEvent.SUBSCRIBED)
@@ -104,9 +108,7 @@ class GroupSession:
 
     def released(self, partitions: Iterable[TopicPartition], now_ms: int) -> None:
         """Revoked partitions were committed and nothing of them is in use any more."""
-        kept = self._ownership.release(partitions)
-        if kept:
-            self._outbox.put(Assigned(kept))
+        self._tell({}, self._ownership.release(partitions))
         self._tell(*self._ownership.reconcile())
         if self.state is GroupState.JOINED:
             self._send_heartbeat(now_ms)
@@ -123,7 +125,7 @@ class GroupSession:
         """Leave at once. A static member keeps its partitions reserved unless ``for_good``."""
         if self.state in (GroupState.LEAVING, GroupState.IDLE):
             return
-        self._leaves_for_good = for_good or not self.config.instance_id
+        self._will_be_back = bool(self.config.instance_id) and not for_good
         if self.state is GroupState.JOINED:
             self._send_leave(self.member_id)
         connected = self.state in (GroupState.JOINED, GroupState.JOINING)
@@ -252,8 +254,7 @@ class GroupSession:
         if self.state in (GroupState.JOINED, GroupState.JOINING):
             times.append(self._lease.answer_due_ms)
         if self.state is GroupState.JOINED:
-            times.append(self._lease.heartbeat_at_ms)
-            times.append(self.commits.retry_at_ms)
+            times += [self._lease.heartbeat_at_ms, self.commits.retry_at_ms]
         if not self.polling and self.state in _ACTIVE:
             times.append(self._polled_at_ms + self.config.poll_interval_ms_max)
         return min((time for time in times if time is not None), default=None)
@@ -306,9 +307,8 @@ class GroupSession:
         self._outbox.put(Failed(error))
 
     def _silent(self, now_ms: int) -> bool:
-        if self.polling or self.state not in _ACTIVE:
-            return False
-        return now_ms - self._polled_at_ms >= self.config.poll_interval_ms_max
+        silent_ms = 0 if self.polling or self.state not in _ACTIVE else now_ms - self._polled_at_ms
+        return silent_ms >= self.config.poll_interval_ms_max
 
     def _leave_silently(self) -> None:
         """The application does not poll: others can use its partitions better."""
@@ -364,8 +364,7 @@ class GroupSession:
         self._lease.end()
 
     def _send_leave(self, member_id: str) -> None:
-        temporary = not self._leaves_for_good
-        self._outbox.send(leave=pb.Leave(member_id=member_id, temporary=temporary))
+        self._outbox.send(leave=pb.Leave(member_id=member_id, temporary=self._will_be_back))
 
     def _send_heartbeat(self, now_ms: int) -> None:
         changed = self._topics != self._topics_sent

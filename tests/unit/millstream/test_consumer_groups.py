@@ -122,8 +122,8 @@ async def test_auto_commit_covers_only_what_was_handed_out_before_the_last_step(
                     stored = coordinator.committed.get(("logs", 0))
                     assert stored is None or stored.offset <= 4
                 if record.offset == 5:
-                    await eventually(lambda: bool(coordinator.commits))
-                    assert coordinator.committed["logs", 0].offset == 5
+                    # Earlier steps may have been due, too, where the machine was busy.
+                    await eventually(lambda: [one[2] for one in coordinator.commits[-1:]] == [5])
                     break
 
 

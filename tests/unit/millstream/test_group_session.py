@@ -302,6 +302,16 @@ def test_a_member_that_leaves_while_it_joins_leaves_as_soon_as_it_knows_its_id(
     assert script.session.state is GroupState.IDLE
 
 
+def test_a_member_that_subscribes_while_it_leaves_joins_as_a_new_one() -> None:
+    script = joined()
+    script.session.leave(script.now_ms, for_good=True)
+    script.session.subscribe({"more"}, "", script.now_ms)
+    join = script.join("m2")
+    assert (join.member_id, list(join.topics)) == ("", ["more"])
+    (left, *_) = [one for one in script.log if isinstance(one, CloseStream)]
+    assert left.stream_id < script.stream_id
+
+
 def test_leaving_does_not_wait_for_ever() -> None:
     script = joined()
     script.session.leave(script.now_ms, for_good=True)
