@@ -6,9 +6,11 @@ make the next one while the event loop still reads this one. Mappings are plain 
 nobody but the builder of a new image may write to them.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from functools import cached_property
+from operator import attrgetter
+from typing import Any
 from zlib import crc32
 
 OFFSETS_TOPIC = "__consumer_offsets"
@@ -90,8 +92,16 @@ class PartitionState:
     fsync_after_node_epoch: int = 0
     # Led by a replica that may miss records, until the leader's first change (invariant 7).
     recovering: bool = False
-    # Serialised PartitionRecord, kept by the codec so that a snapshot is a join.
+    # Serialised field of a TopicRecord, kept by the codec so that a snapshot is a join.
     encoded: bytes = field(default=b"", compare=False, repr=False)
+
+
+#: All of a partition but its number and its serialised form; ``PartitionState(number, *shape)`` is
+#: the partition. Few shapes make up even a large image, so what depends on nothing else is worked
+#: out once for each: the end of a session, which changes thousands, must not hold up the quorum.
+shape_of: Callable[[PartitionState], tuple[Any, ...]] = attrgetter(
+    *(one.name for one in fields(PartitionState)[1:-1])
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,24 @@ is copied once when it is first written to. Partitions and topics are sealed (se
 the end, however often they changed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from millstream_raft.delta import Delta
-from millstream_raft.image import Image, NodeState, PartitionState, RequestSession, TopicState
-from millstream_raft.image_codec import seal_partition, sealed_topic
+from millstream_raft.image import (
+    Image,
+    NodeState,
+    PartitionState,
+    RequestSession,
+    TopicState,
+    shape_of,
+)
+from millstream_raft.image_codec import seal_partitions, sealed_topic
 from millstream_raft.placement import lease_shards
 
 PartitionChange = Callable[[PartitionState], PartitionState]
+Shape = tuple[Any, ...]
 
 
 class ImageBuilder:
@@ -112,19 +121,24 @@ class ImageBuilder:
 
     def put_partition(self, topic_id: bytes, partition: PartitionState) -> None:
         """Replace a partition of a known topic."""
-        own = self._partitions.get(topic_id)
-        if own is None:
-            own = self._partitions[topic_id] = list(self.partitions(topic_id))
-        own[partition.number] = partition
-        self._changed_topics.add(topic_id)
-        self._changed_partitions.add((topic_id, partition.number))
+        self._put_partitions(topic_id, [partition])
 
     def change_partitions_of(self, node_id: int, change: PartitionChange) -> None:
-        """Apply ``change`` to every partition with a replica on the node."""
-        for topic_id, partition in list(self._partitions_of(node_id)):
-            changed = change(partition)
-            if changed is not partition:
-                self.put_partition(topic_id, changed)
+        """Apply ``change`` to every partition with a replica on the node. Partitions of the same
+        shape are changed alike: it must not look at the number."""
+        results: dict[Shape, Shape] = {}
+        for topic_id in list(self.base.topics if self._topics is None else self._topics):
+            changed: list[PartitionState] = []
+            for partition in self.partitions(topic_id):
+                if node_id in partition.replicas:
+                    shape = shape_of(partition)
+                    result = results.get(shape)
+                    if result is None:
+                        result = results[shape] = shape_of(change(partition))
+                    if result is not shape and result != shape:
+                        changed.append(PartitionState(partition.number, *result))
+            if changed:
+                self._put_partitions(topic_id, changed)
 
     def lease_shards(self) -> None:
         """Give every shard an owner that is able, evenly, after coordinators came or went."""
@@ -133,13 +147,14 @@ class ImageBuilder:
 
     def build(self) -> tuple[Image, Delta]:
         """The next image, and what it changed."""
+        seal_partitions(
+            self._partitions[topic_id][number] for topic_id, number in self._changed_partitions
+        )
         for topic_id in self._changed_topics:
             topic = self._own_topics()[topic_id]
             own = self._partitions.get(topic_id)
             if own is not None:
-                known = self.base.topics.get(topic_id)
-                before = known.partitions if known is not None else ()
-                topic = replace(topic, partitions=_sealed(own, before))
+                topic = replace(topic, partitions=tuple(own))
             self._own_topics()[topic_id] = sealed_topic(topic)
         base = self.base
         image = replace(
@@ -176,12 +191,14 @@ class ImageBuilder:
             controller_changed=image.controller_epoch != self.base.controller_epoch,
         )
 
-    def _partitions_of(self, node_id: int) -> Iterator[tuple[bytes, PartitionState]]:
-        topics = self.base.topics if self._topics is None else self._topics
-        for topic_id in topics:
-            for partition in self.partitions(topic_id):
-                if node_id in partition.replicas:
-                    yield topic_id, partition
+    def _put_partitions(self, topic_id: bytes, changed: list[PartitionState]) -> None:
+        own = self._partitions.get(topic_id)
+        if own is None:
+            own = self._partitions[topic_id] = list(self.partitions(topic_id))
+        for partition in changed:
+            own[partition.number] = partition
+        self._changed_topics.add(topic_id)
+        self._changed_partitions.update([(topic_id, one.number) for one in changed])
 
     def _own_topics(self) -> dict[bytes, TopicState]:
         if self._topics is None:
@@ -197,13 +214,3 @@ class ImageBuilder:
         if self._sessions is None:
             self._sessions = dict(self.base.sessions)
         return self._sessions
-
-
-def _sealed(
-    partitions: list[PartitionState], before: tuple[PartitionState, ...]
-) -> tuple[PartitionState, ...]:
-    known = len(before)
-    for number, partition in enumerate(partitions):
-        if number >= known or partition is not before[number]:
-            seal_partition(partition)
-    return tuple(partitions)

@@ -7,6 +7,7 @@ partitions. Repeated fields may stand anywhere in a Protobuf message, which is w
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
@@ -19,13 +20,20 @@ from millstream_raft.image import (
     RequestSession,
     ShardLease,
     TopicState,
+    shape_of,
 )
 from millstream_server.v1 import metadata_command_pb2 as pb
 
 # Tags of length-delimited fields: field number << 3 | 2.
 _SNAPSHOT_TOPIC = bytes([12 << 3 | 2])
 _TOPIC_PARTITION = bytes([5 << 3 | 2])
-_ONE_BYTE = [bytes([length]) for length in range(128)]
+# Tag of a number: field number << 3.
+_RECORD_NUMBER = bytes([1 << 3])
+# Nearly all lengths and partition numbers are below 2^14, hence at most two bytes.
+_SHORT_VARINTS = [
+    bytes([value]) if value < 128 else bytes([value & 127 | 128, value >> 7])
+    for value in range(1 << 14)
+]
 
 
 class CorruptImageError(ValueError):
@@ -81,9 +89,41 @@ def decode_image(data: bytes) -> Image:
 
 
 def encode_partition(partition: PartitionState) -> bytes:
-    """The partition as a serialised ``PartitionRecord``."""
+    """The partition as a field of a serialised ``TopicRecord``."""
+    return _partition_field(_numbered(partition.number, _encode_shape(partition)))
+
+
+def seal_partitions(partitions: Iterable[PartitionState]) -> None:
+    """Give partitions that nobody else has seen yet their serialised form; every partition in an
+    image is sealed. It is set in place: copying thousands of partitions once more, when a session
+    ends, would hold up the quorum's thread for as long as all the rest."""
+    encoded_shapes: dict[tuple[Any, ...], bytes] = {}
+    for partition in partitions:
+        shape = shape_of(partition)
+        encoded = encoded_shapes.get(shape)
+        if encoded is None:
+            encoded = encoded_shapes[shape] = _encode_shape(partition)
+        record = _numbered(partition.number, encoded)
+        object.__setattr__(partition, "encoded", _partition_field(record))
+
+
+def sealed_topic(topic: TopicState) -> TopicState:
+    """The topic with its serialised form, joined from those of its partitions."""
+    head = pb.TopicRecord(
+        name=topic.name,
+        topic_id=topic.topic_id,
+        internal=topic.internal,
+        configs=[
+            pb.ConfigRecord(key=key, value=topic.configs[key]) for key in sorted(topic.configs)
+        ],
+    )
+    pieces = [head.SerializeToString(), *[one.encoded for one in topic.partitions]]
+    return replace(topic, encoded=b"".join(pieces))
+
+
+def _encode_shape(partition: PartitionState) -> bytes:
+    # Without the number, which Protobuf would write first.
     return pb.PartitionRecord(
-        number=partition.number,
         leader_id=partition.leader_id or 0,
         leader_epoch=partition.leader_epoch,
         partition_epoch=partition.partition_epoch,
@@ -98,42 +138,29 @@ def encode_partition(partition: PartitionState) -> bytes:
     ).SerializeToString()
 
 
-def seal_partition(partition: PartitionState) -> None:
-    """Give a partition that nobody else has seen yet its serialised form; every partition in an
-    image is sealed. It is set in place: copying thousands of partitions once more, when a session
-    ends, would hold up the quorum's thread for as long as all the rest."""
-    object.__setattr__(partition, "encoded", encode_partition(partition))
+def _numbered(number: int, encoded_shape: bytes) -> bytes:
+    if number == 0:  # as Protobuf leaves it out
+        return encoded_shape
+    return _RECORD_NUMBER + _varint(number) + encoded_shape
 
 
-def sealed_topic(topic: TopicState) -> TopicState:
-    """The topic with its serialised form, joined from those of its partitions."""
-    head = pb.TopicRecord(
-        name=topic.name,
-        topic_id=topic.topic_id,
-        internal=topic.internal,
-        configs=[
-            pb.ConfigRecord(key=key, value=topic.configs[key]) for key in sorted(topic.configs)
-        ],
-    )
-    pieces = [head.SerializeToString()]
-    for partition in topic.partitions:
-        encoded = partition.encoded
-        # Nearly all are shorter than 128 bytes, whose length is one byte.
-        if len(encoded) < 128:
-            pieces += (_TOPIC_PARTITION, _ONE_BYTE[len(encoded)], encoded)
-        else:
-            _append_field(pieces, _TOPIC_PARTITION, encoded)
-    return replace(topic, encoded=b"".join(pieces))
+def _partition_field(record: bytes) -> bytes:
+    return _TOPIC_PARTITION + _varint(len(record)) + record
+
+
+def _varint(value: int) -> bytes:
+    if value < 1 << 14:
+        return _SHORT_VARINTS[value]
+    varint = bytearray()
+    while value > 127:
+        varint.append(value & 127 | 128)
+        value >>= 7
+    varint.append(value)
+    return bytes(varint)
 
 
 def _append_field(pieces: list[bytes], tag: bytes, value: bytes) -> None:
-    length = len(value)
-    varint = bytearray()
-    while length > 127:
-        varint.append(length & 127 | 128)
-        length >>= 7
-    varint.append(length)
-    pieces += (tag, bytes(varint), value)
+    pieces += (tag, _varint(len(value)), value)
 
 
 def _topic_of(record: pb.TopicRecord) -> TopicState:
@@ -165,7 +192,7 @@ def _partition_of(record: pb.PartitionRecord) -> PartitionState:
         flush_mode=FLUSH_PAGE_CACHE if record.page_cache else FLUSH_FSYNC,
         fsync_after_node_epoch=record.fsync_after_node_epoch,
         recovering=record.recovering,
-        encoded=record.SerializeToString(),
+        encoded=_partition_field(record.SerializeToString()),
     )
 
 
