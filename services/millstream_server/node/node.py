@@ -84,7 +84,9 @@ class Node:
                 await self._try(self._view.wait_for_version(1, timeout_ms=_REGISTRATION_TRY_MS))
         else:
             while not self._view.in_session():
-                await self._try(self._view.wait_registered(timeout_ms=_REGISTRATION_TRY_MS))
+                # Its id is free once the session of the process before, if any, is over.
+                try_ms = self._config.broker_session_timeout_ms + _REGISTRATION_TRY_MS
+                await self._try(self._view.wait_registered(timeout_ms=try_ms))
         self._ready = True
         await self._server.set_serving(STARTUP, READY, *self._services)
         _log.info("ready", node_id=self._config.node_id, port=self._server.port)
