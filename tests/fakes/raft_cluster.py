@@ -155,6 +155,27 @@ class StockNode:
     def term(self) -> int:
         return int(self.core.raftCurrentTerm)
 
+    @property
+    def is_current(self) -> bool:
+        first_own = self.core._SyncObj__noopIDx
+        return self.leads and first_own is not None and self.applied_index >= first_own
+
+    @property
+    def applied_index(self) -> int:
+        return int(self.core.raftLastApplied)
+
+    @property
+    def last_index(self) -> int:
+        return self.entries()[-1][0]
+
+    def connected(self, other: int) -> None:
+        self._enter()
+        self.core._SyncObj__transport._onNodeConnected(VoterNode(other))
+
+    def disconnected(self, other: int) -> None:
+        self._enter()
+        self.core._SyncObj__transport._onNodeDisconnected(VoterNode(other))
+
     def entries(self) -> list[tuple[int, int]]:
         journal = self.core._SyncObj__raftLog
         return [(journal[at][1], journal[at][2]) for at in range(len(journal))]
@@ -277,6 +298,24 @@ class LayeredNode:
     @property
     def term(self) -> int:
         return self.core.term
+
+    @property
+    def is_current(self) -> bool:
+        return self.core.leads_and_is_current
+
+    @property
+    def applied_index(self) -> int:
+        return self.core.applied_index
+
+    @property
+    def last_index(self) -> int:
+        return self.journal.last_index
+
+    def connected(self, other: int) -> None:
+        self.core.connected(other)
+
+    def disconnected(self, other: int) -> None:
+        self.core.disconnected(other)
 
     def entries(self) -> list[tuple[int, int]]:
         return [(entry.index, entry.term) for entry in self.journal.entries]

@@ -1,0 +1,333 @@
+"""Random schedules on the real core: delays, losses, cuts, kills, power losses, snapshots and
+elections at any moment, and an oracle that looks after every event.
+
+No sequence is scripted. What makes schedules find faults is that each seed draws its own weights
+(swarm testing: one seed partitions much and never crashes, another holds links back and compacts),
+that entries come in bursts, that links may be stuck for long, and that calm periods in between let
+entries be committed, so that there is something to lose.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from random import Random
+from typing import Any
+
+from millstream_raft.group_commit import decode_batch
+from millstream_raft.journal import FILE_NAME
+from millstream_raft.journal_format import decode_file
+from millstream_raft.raft_messages import KIND_BATCH, LogEntry
+from tests.fakes.crash_files import Crash
+from tests.fakes.raft_cluster import Cluster, NodeStopped
+
+EVENTS = 400
+_JOURNAL = f"/raft/{FILE_NAME}"
+
+
+class Violation(Exception):
+    """What a schedule broke."""
+
+
+class Schedule:
+    """One random run of a cluster. ``make`` makes a node, from the files of the one before."""
+
+    def __init__(self, seed: int, count: int, make: Callable[..., Any], *, crashes: bool) -> None:
+        self.chance = Random(seed)
+        self.make = make
+        # Many small messages make more interleavings than few large ones.
+        batch_bytes = self.chance.choice((60, 60, 200))
+        self.cluster = Cluster(
+            make, count, seed=seed, append_bytes_max=batch_bytes, snapshot_part_bytes=64
+        )
+        self.disks: dict[int, Any] = {}
+        self.values = 0
+        self.joined = {node: set(self.cluster.ids) - {node} for node in self.cluster.ids}
+        #: By term: who led in it.
+        self.leaders: dict[int, int] = {}
+        self.longest: list[str] = []
+        self._on_disks: dict[int, set[str]] = {}
+        events: dict[Callable[[], None], float] = {
+            self.deliver_some: 10,
+            self.deliver_link: 4,
+            self.tick: 8,
+            self.put: 4,
+            self.calm: 3,
+            self.stand: 0.5,
+            self.hold: 0.7,
+            self.release: 0.7,
+            self.lose: 1.5,
+            self.separate: 1.5,
+            self.join: 1.5,
+            self.compact: 1.5,
+        }
+        if crashes:
+            events |= {self.crash_some: 0.4, self.start_some: 3}
+        self.events = list(events)
+        self.weights = [weight * 4 ** self.chance.uniform(-1, 1) for weight in events.values()]
+
+    # What can happen.
+
+    @property
+    def up(self) -> list[int]:
+        return [node for node in self.cluster.ids if node not in self.disks]
+
+    def some_link(self) -> tuple[int, int] | None:
+        network = self.cluster.network
+        busy = [
+            link
+            for link, queue in sorted(network.links.items())
+            if queue and link[1] in network.receivers and link not in network.held
+        ]
+        return self.chance.choice(busy) if busy else None
+
+    def some_node(self) -> int:
+        """One that is up, and rather a leader: there faults tell most."""
+        leaders = [node for node in self.up if self.cluster[node].leads]
+        return self.chance.choice(leaders if leaders and self.chance.random() < 0.5 else self.up)
+
+    def leads_many(self, node: int) -> bool:
+        """True for a leader that is connected to a majority."""
+        reached = len(self.joined[node]) + 1
+        return self.cluster[node].leads and reached * 2 > len(self.cluster.ids)
+
+    def deliver_some(self) -> None:
+        if (link := self.some_link()) is not None:
+            self.cluster.network.deliver(*link, self.chance.randint(1, 3))
+
+    def deliver_link(self) -> None:
+        if (link := self.some_link()) is not None:
+            self.cluster.network.deliver(*link)
+
+    def tick(self) -> None:
+        self.cluster.tick_later(self.chance.choice(self.up), self.chance.choice((1, 60)))
+
+    def calm(self) -> None:
+        self.cluster.step(self.up, rounds=self.chance.randint(1, 4), wait_ms=60)
+
+    def put(self) -> None:
+        leaders = [node for node in self.up if self.cluster[node].leads]
+        if leaders:
+            leader = self.chance.choice(leaders)
+            for _ in range(self.chance.choice((1, 1, 4, 12))):
+                self.values += 1
+                self.cluster[leader].put(f"v{self.values}")
+            if self.chance.random() < 0.7:
+                self.cluster.tick_later(leader, 1)
+
+    def stand(self) -> None:
+        able = [node for node in self.up if self.joined[node]]
+        if able:
+            self.cluster[self.chance.choice(able)].campaign()
+
+    def hold(self) -> None:
+        one, other = self.chance.sample(self.cluster.ids, 2)
+        if len(self.cluster.network.held) < len(self.joined) // 2:
+            self.cluster.network.held.add((one, other))
+
+    def release(self) -> None:
+        held = sorted(self.cluster.network.held)
+        if held:
+            self.cluster.network.held.discard(self.chance.choice(held))
+
+    def lose(self) -> None:
+        # A queue that ran over: messages go, the connection stays.
+        if (link := self.some_link()) is not None:
+            queue = self.cluster.network.links[link]
+            first = self.chance.randrange(len(queue))
+            del queue[first : first + self.chance.randint(1, len(queue))]
+
+    def separate(self) -> None:
+        if self.chance.random() < 0.8:  # else the rest falls apart further
+            self.join_all()
+        group = self.chance.sample(self.cluster.ids, self.chance.randint(1, len(self.joined) // 2))
+        if self.chance.random() < 0.5:
+            group = [self.some_node()]
+        self.cut(group, [node for node in self.cluster.ids if node not in group])
+
+    def join(self) -> None:
+        if self.chance.random() < 0.7:
+            self.join_all()
+        else:
+            self.connect(*self.chance.sample(self.cluster.ids, 2))
+
+    def join_all(self) -> None:
+        for one in self.cluster.ids:
+            self.connect_all(one)
+
+    def compact(self) -> None:
+        node = self.cluster[self.some_node()]
+        node.compact()
+        if self.chance.random() < 0.5:
+            self.cluster.clock.advance(1)
+            node.tick()
+
+    def crash_some(self) -> None:
+        if len(self.up) == 1:
+            return
+        node = self.some_node()
+        if self.chance.random() < 0.5:  # in the middle of what it writes next
+            files = self.cluster[node].files
+            files.crash_at = len(files.operations) + self.chance.randrange(8)
+        else:
+            self.crash(node, power_loss=self.chance.random() < 0.5)
+
+    def start_some(self) -> None:
+        if self.disks:
+            self.start(self.chance.choice(sorted(self.disks)))
+
+    # How it happens.
+
+    def cut(self, ones: Iterable[int], others: Iterable[int]) -> None:
+        for one in ones:
+            for other in others:
+                self.disconnect(one, other)
+
+    def disconnect(self, one: int, other: int) -> None:
+        network = self.cluster.network
+        network.cut |= {(one, other), (other, one)}
+        for here, there in ((one, other), (other, one)):
+            network.lose(here, there)
+            if here not in self.disks and there in self.joined[here]:
+                self.joined[here].discard(there)
+                self.cluster[here].disconnected(there)
+
+    def connect(self, one: int, other: int) -> None:
+        if one == other or one in self.disks or other in self.disks:
+            return
+        network = self.cluster.network
+        network.cut -= {(one, other), (other, one)}
+        for here, there in ((one, other), (other, one)):
+            if there not in self.joined[here]:
+                network.lose(here, there)
+                self.joined[here].add(there)
+                self.cluster[here].connected(there)
+
+    def connect_all(self, one: int) -> None:
+        for other in self.cluster.ids:
+            self.connect(one, other)
+
+    def crash(self, node: int, power_loss: bool) -> None:
+        files = self.cluster[node].files
+        self.disks[node] = files.after_power_loss(self.chance) if power_loss else files.after_kill()
+        entries = decode_file(self.disks[node].content(_JOURNAL), _JOURNAL).entries
+        self._on_disks[node] = _held(self.cluster[node].log, entries)
+        self.cut([node], [other for other in self.cluster.ids if other != node])
+        self.cluster.network.remove(node)
+
+    def start(self, node: int) -> None:
+        files = self.disks.pop(node)
+        self.cluster.nodes[node] = self.make(self.cluster, node, files)
+        self.joined[node] = set(self.cluster.ids) - {node}
+        self.cut([node], [other for other in self.cluster.ids if other != node])
+        self.connect_all(node)
+
+    def bury(self) -> None:
+        for node in self.up:
+            if getattr(self.cluster[node], "files", None) and self.cluster[node].files.crashed:
+                self.crash(node, power_loss=self.chance.random() < 0.5)
+
+    def event(self) -> None:
+        """Let one thing happen; a node that crashed in it is down afterwards."""
+        happens = self.chance.choices(self.events, self.weights)[0]
+        if not self.up:
+            happens = self.start_some
+        elif self.chance.random() < 0.2 and not any(map(self.leads_many, self.up)):
+            happens = self.stand  # without a leader little happens that could go wrong
+        try:
+            happens()
+        except Crash:
+            pass
+        self.bury()
+
+    # The oracle.
+
+    def look(self) -> None:
+        """Raise Violation for what must never be, not even for a moment."""
+        for node in map(self.cluster.__getitem__, self.up):
+            if node.leads and self.leaders.setdefault(node.term, node.node_id) != node.node_id:
+                raise Violation(f"two leaders in term {node.term}")
+            if node.log[: len(self.longest)] != self.longest[: len(node.log)]:
+                raise Violation("voters applied different entries")
+            if len(node.log) > len(self.longest):
+                self.longest = list(node.log)
+            newest = node.term == max(self.leaders, default=0)  # older ones may not know yet
+            if newest and node.is_current and self.cluster.lost_on(node.node_id):
+                raise Violation(f"a leader lacks {self.cluster.lost_on(node.node_id)}")
+        if len(set(self.longest)) != len(self.longest):
+            raise Violation("applied twice")
+
+    def look_at_disks(self) -> None:
+        """Raise Violation unless each acknowledged write is on a majority of disks."""
+        acknowledged = self.cluster.acknowledged()
+        if not acknowledged:
+            return
+        held = [self._on_disks[node] for node in self.disks]
+        up = map(self.cluster.__getitem__, self.up)
+        held.extend(_held(node.log, node.journal.entries) for node in up)
+        for value in acknowledged:
+            if sum(value in each for each in held) * 2 <= len(held):
+                raise Violation(f"only a minority holds {value}")
+
+    # The end.
+
+    def heal(self) -> None:
+        """Everybody up and connected, until they agree."""
+        for node in self.up:
+            if hasattr(self.cluster[node], "files"):
+                self.cluster[node].files.crash_at = None
+        for node in list(self.disks):
+            self.start(node)
+        self.cluster.network.held.clear()
+        self.cut(self.cluster.ids, self.cluster.ids[1:])
+        for one in self.cluster.ids:
+            self.connect_all(one)
+        for attempt in range(3 * len(self.cluster.ids)):
+            # Elections are by hand here: each voter's time-out comes in turn. Between them there
+            # is time to go back along the longest tail, entry by entry, as the library does.
+            self.cluster[self.cluster.ids[attempt % len(self.cluster.ids)]].campaign()
+            for _ in range(20):
+                self.cluster.step(rounds=20)
+                if self.settled():
+                    return
+        raise Violation("never settled")
+
+    def settled(self) -> bool:
+        """One leader, and everybody applied all of its log, which ends in its own term."""
+        nodes = [self.cluster[node] for node in self.cluster.ids]
+        leaders = [node for node in nodes if node.is_current]
+        return (
+            len(leaders) == 1
+            and {node.applied_index for node in nodes} == {leaders[0].last_index}
+            and {node.term for node in nodes} == {leaders[0].term}
+        )
+
+
+def play(
+    seed: int, count: int, make: Callable[..., Any], *, crashes: bool = True, disks: bool = True
+) -> Schedule:
+    """A whole schedule, healed. Raises Violation. ``disks``: look at them after every event."""
+    schedule = Schedule(seed, count, make, crashes=crashes)
+    try:
+        for _ in range(EVENTS):
+            schedule.event()
+            schedule.look()
+            if disks:
+                schedule.look_at_disks()
+        schedule.heal()
+        schedule.look()
+    except NodeStopped as stopped:
+        raise Violation(f"a voter stopped: {stopped}") from None
+    for node in schedule.cluster.ids:
+        if schedule.cluster[node].log != schedule.longest:
+            raise Violation("voters differ")
+    return schedule
+
+
+def _held(log: list[str], entries: Iterable[LogEntry]) -> set[str]:
+    return {*log, *(value for entry in entries for value in _values(entry.command))}
+
+
+@lru_cache(maxsize=4096)
+def _values(command: bytes) -> tuple[str, ...]:
+    if command[:1] != bytes([KIND_BATCH]):
+        return ()
+    return tuple(entry.decode().rstrip(".") for entry in decode_batch(command[1:]))
