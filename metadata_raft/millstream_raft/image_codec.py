@@ -67,7 +67,8 @@ def decode_image(data: bytes) -> Image:
         snapshot = pb.ImageSnapshot.FromString(data)
     except DecodeError as error:
         raise CorruptImageError(f"not an image: {error}") from None
-    topics = {record.topic_id: _topic_of(record) for record in snapshot.topics}
+    shapes: dict[bytes, tuple[Any, ...]] = {}
+    topics = {record.topic_id: _topic_of(record, shapes) for record in snapshot.topics}
     image = Image(
         version=snapshot.version,
         cluster_id=snapshot.cluster_id,
@@ -163,8 +164,8 @@ def _append_field(pieces: list[bytes], tag: bytes, value: bytes) -> None:
     pieces += (tag, _varint(len(value)), value)
 
 
-def _topic_of(record: pb.TopicRecord) -> TopicState:
-    partitions = tuple(_partition_of(one) for one in record.partitions)
+def _topic_of(record: pb.TopicRecord, shapes: dict[bytes, tuple[Any, ...]]) -> TopicState:
+    partitions = tuple([_partition_of(one, shapes) for one in record.partitions])
     if any(one.number != number for number, one in enumerate(partitions)):
         raise CorruptImageError(f"the partitions of {record.name!r} are not numbered from 0")
     return sealed_topic(
@@ -178,7 +179,21 @@ def _topic_of(record: pb.TopicRecord) -> TopicState:
     )
 
 
-def _partition_of(record: pb.PartitionRecord) -> PartitionState:
+def _partition_of(
+    record: pb.PartitionRecord, shapes: dict[bytes, tuple[Any, ...]]
+) -> PartitionState:
+    number = record.number
+    encoded = record.SerializeToString()
+    # What follows the number is the serialised shape; to read every field of thousands of records
+    # would keep a voter that gets a snapshot from its ticks for an election time-out.
+    encoded_shape = encoded[len(_numbered(number, b"")) :]
+    shape = shapes.get(encoded_shape)
+    if shape is None:
+        shape = shapes[encoded_shape] = shape_of(_read_partition(record))
+    return PartitionState(number, *shape, encoded=_partition_field(encoded))
+
+
+def _read_partition(record: pb.PartitionRecord) -> PartitionState:
     return PartitionState(
         number=record.number,
         leader_id=record.leader_id or None,
@@ -192,7 +207,6 @@ def _partition_of(record: pb.PartitionRecord) -> PartitionState:
         flush_mode=FLUSH_PAGE_CACHE if record.page_cache else FLUSH_FSYNC,
         fsync_after_node_epoch=record.fsync_after_node_epoch,
         recovering=record.recovering,
-        encoded=_partition_field(record.SerializeToString()),
     )
 
 
