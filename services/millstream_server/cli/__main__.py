@@ -2,6 +2,6 @@
 
 import sys
 
-from millstream_server.cli.main import main
+from millstream_server.cli.start import main
 
 sys.exit(main())
