@@ -101,7 +101,7 @@ def throughput_row(board: dashboard.Dashboard) -> dashboard.Dashboard:
     produce = f'{CLUSTER},api="produce"'
     duration = "millstream_request_duration_seconds"
     stage = "millstream_request_stage_seconds"
-    total, calls = (rate_by("stage", stage + part, produce) for part in ("_sum", "_count"))
+    total, calls = (rate_by("stage", stage + part, CLUSTER) for part in ("_sum", "_count"))
     mean = f"{total} / {calls}"
     return (
         board.with_row(dashboard.Row("Throughput"))

@@ -1,5 +1,7 @@
 """Every process of a cluster tells what the dashboard and the operators ask for."""
 
+import json
+import re
 import shutil
 import subprocess
 import time
@@ -14,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from millstream import Admin, Consumer, NewTopic, Producer
 from millstream_server.local_cluster.supervisor import LocalCluster
 
+ROOT = Path(__file__).resolve().parents[2]
 RECORDS = 300
 GROUP = "readers"
 
@@ -116,6 +119,17 @@ class Scrapes:
             if sample.name == series and labels.items() <= sample.labels.items()
         ]
 
+    def labels(self, series: str) -> set[str]:
+        """Keys of the labels of a series."""
+        return {
+            key
+            for families in self._families.values()
+            for family in families
+            for sample in family.samples
+            if sample.name == series
+            for key in sample.labels
+        }
+
 
 @pytest.fixture(scope="module")
 def scrapes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scrapes]:
@@ -188,6 +202,24 @@ def test_the_values_are_those_of_the_load(scrapes: Scrapes) -> None:
     assert max(scrapes.values("millstream_event_loop_lag_seconds")) < 5
     for stage in ("queue", "append", "replicate", "respond"):
         assert total("request_stage_seconds_count", stage=stage) > 0, stage
+
+
+def test_the_dashboard_asks_for_series_that_exist(scrapes: Scrapes) -> None:
+    board = json.loads((ROOT / "deploy/grafana/millstream-overview.json").read_text())
+    selectors = {
+        selector
+        for panel in board["panels"]
+        for target in panel.get("targets", [])
+        for selector in re.findall(r"(millstream_\w+)\{([^}]*)\}", target["expr"])
+    }
+    assert len(selectors) > 10
+    for series, labels in sorted(selectors):
+        pairs = re.findall(r'(\w+)=~?"([^"]*)"', labels)
+        # Prometheus adds the cluster, and the reader chooses what begins with a dollar sign.
+        wanted = {key: value for key, value in pairs if not value.startswith("$")}
+        chosen = {key for key, _ in pairs} - {"cluster"}
+        assert scrapes.values(series, **wanted), (series, labels)
+        assert chosen <= scrapes.labels(series), (series, labels)
 
 
 def test_the_names_are_as_prometheus_wants_them(scrapes: Scrapes, tmp_path: Path) -> None:
