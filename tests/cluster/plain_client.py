@@ -69,7 +69,8 @@ def refusal_of(error: grpc.RpcError) -> Refused:
 
 def reason_name(number: int) -> str:
     """Name of a reason number without its prefix."""
-    return errors_pb2.ErrorReason.Name(number).removeprefix("ERROR_REASON_")  # type: ignore[arg-type]
+    names = errors_pb2.ErrorReason.DESCRIPTOR.values_by_number
+    return names[number].name.removeprefix("ERROR_REASON_")
 
 
 class PlainClient:
