@@ -190,7 +190,7 @@ def _partition_of(
     shape = shapes.get(encoded_shape)
     if shape is None:
         shape = shapes[encoded_shape] = shape_of(_read_partition(record))
-    return PartitionState(number, *shape, encoded=_partition_field(encoded))
+    return PartitionState(number, *shape, _partition_field(encoded))
 
 
 def _read_partition(record: pb.PartitionRecord) -> PartitionState:
