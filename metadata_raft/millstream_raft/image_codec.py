@@ -190,7 +190,9 @@ def _partition_of(
     shape = shapes.get(encoded_shape)
     if shape is None:
         shape = shapes[encoded_shape] = shape_of(_read_partition(record))
-    return PartitionState(number, *shape, _partition_field(encoded))
+    partition = PartitionState(number, *shape)
+    object.__setattr__(partition, "encoded", _partition_field(encoded))
+    return partition
 
 
 def _read_partition(record: pb.PartitionRecord) -> PartitionState:
