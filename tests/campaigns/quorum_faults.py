@@ -55,6 +55,7 @@ DAMAGES = (
         for file in _RAFT_FILES
         for change in (flip_bit, truncate)
     ),
+    Damage("node.json", flip_bit),
     Damage("node.json", truncate),
 )
 

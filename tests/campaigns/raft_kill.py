@@ -12,7 +12,7 @@ import random
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -41,8 +41,8 @@ class Tally:
 
     rounds: Counter[str] = field(default_factory=Counter)
     kills: int = 0
-    # Longest time without an acknowledged write around each kill of a leader alone.
-    gaps_ms: list[float] = field(default_factory=list)
+    # Longest time without an acknowledged write in each round, by what was done.
+    gaps_ms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     refused: list[str] = field(default_factory=list)
     recovered: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -73,7 +73,8 @@ class Campaign:
                 if number % _ROUNDS_PER_GENERATION == 0:
                     await self._keeper.open_generation()
                 await self._round(kind)
-                progress(f"round {number}/{len(rounds)} {kind}: {self._so_far()}")
+                gap = f"no write for {self.tally.gaps_ms[kind][-1]:.0f} ms"
+                progress(f"round {number}/{len(rounds)} {kind}: {gap}; {self._so_far()}")
             for damage in damages:
                 await self._damage(damage)
             await self._end_load()
@@ -130,8 +131,7 @@ class Campaign:
         await asyncio.to_thread(quorum.wait_ready)
         await self._until_probed(time.monotonic())
         await asyncio.sleep(chance.uniform(0.1, 0.8))
-        if kind == LEADER:
-            self.tally.gaps_ms.append(self._gap_ms(begin))
+        self.tally.gaps_ms[kind].append(self._gap_ms(begin))
         self._fail_early()
 
     async def _damage(self, damage: Damage) -> None:
@@ -196,10 +196,9 @@ class Campaign:
                 self.tally.violations.append(f"{key}: {violation}"[:_BESIDE_SHOWN])
 
     def _so_far(self) -> str:
-        gap = f"{self.tally.gaps_ms[-1]:.0f} ms" if self.tally.gaps_ms else "-"
         return (
             f"{self.record.acknowledged} acknowledged, {self.record.unknown} unknown, "
-            f"{self.record.reads} reads, last gap {gap}"
+            f"{self.record.reads} reads"
         )
 
 
@@ -256,12 +255,17 @@ def result_of(campaign: Campaign) -> dict[str, Any]:
         "wrong": len(tally.wrong),
         "damage_refused": len(tally.refused),
         "damage_recovered": len(tally.recovered),
-        "gap_ms": {
-            "p50": round(percentile(tally.gaps_ms, 0.5)),
-            "p99": round(percentile(tally.gaps_ms, 0.99)),
-            "max": round(max(tally.gaps_ms, default=0)),
-        },
+        # After a kill of the leader alone; the others beside it.
+        "gap_ms": spread(tally.gaps_ms[LEADER]),
+        "gap_ms_paused_leader": spread(tally.gaps_ms[PAUSE]),
+        "gap_ms_whole_quorum": spread(tally.gaps_ms[ALL]),
     }
+
+
+def spread(values: Sequence[float]) -> dict[str, int]:
+    """How values are spread, rounded."""
+    shares = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+    return {name: round(percentile(values, share)) for name, share in shares.items()}
 
 
 def main() -> int:
