@@ -311,14 +311,21 @@ class RaftCore:
     def _deliver(self, node: VoterNode, message: Message) -> None:
         if isinstance(message, VoteGranted) and message.term == self.term:
             self._voted.add(node.id)
-        if isinstance(message, AppendEntries | InstallSnapshot) and message.term >= self.term:
-            self._leader_heard_ms = self._clock.monotonic_ms()
+        from_leader = (
+            isinstance(message, AppendEntries | InstallSnapshot) and message.term >= self.term
+        )
+        began_ms = self._clock.monotonic_ms()
         self._installing = isinstance(message, InstallSnapshot)
         try:
             self._node._SyncObj__transport._onMessageReceived(node, to_library(message))
         finally:
             self._installing = False
         self._fail_again()
+        if from_leader:
+            # To load a large snapshot may take an election time-out, in which the leader was not
+            # silent: what it sent waits to be read. The library counts from before the load.
+            self._leader_heard_ms = self._clock.monotonic_ms()
+            self._node._SyncObj__raftElectionDeadline += (self._leader_heard_ms - began_ms) / 1000
 
     def _view(self, node: VoterNode) -> NodeView:
         term = self.term
