@@ -7,7 +7,12 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from millstream._errors import MillstreamError, StaleMemberEpochError, TimedOutError
+from millstream._errors import (
+    MillstreamError,
+    StaleMemberEpochError,
+    TimedOutError,
+    UnknownTopicError,
+)
 from millstream._record import OffsetAndMetadata, TopicPartition
 from millstream._retry import pause_ms
 from millstream.v1 import group_coordinator_service_pb2 as pb
@@ -76,8 +81,14 @@ def sort_results(
     outcome: dict[TopicPartition, MillstreamError | None] = dict.fromkeys(offsets, missing)
     for name, result in zip(offsets, results, strict=False):
         outcome[name] = make_error(result.error, result.message) if result.error else None
-    again = {name: error for name, error in outcome.items() if error and error.retriable}
-    final = {name: error for name, error in outcome.items() if error and not error.retriable}
+    again: dict[TopicPartition, MillstreamError] = {}
+    final: dict[TopicPartition, MillstreamError] = {}
+    for name, error in outcome.items():
+        if error is not None:
+            # A topic that was read by its id and is unknown now was deleted, and will not be back:
+            # trying again would only hold up the release of its partitions.
+            deleted = isinstance(error, UnknownTopicError) and bool(offsets[name][0])
+            (again if error.retriable and not deleted else final)[name] = error
     return again, final
 
 

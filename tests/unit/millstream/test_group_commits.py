@@ -1,5 +1,7 @@
 """Commits of a group member: in order, across epochs and streams, with a deadline."""
 
+from typing import Any
+
 from millstream._errors import UnknownMemberError
 from millstream._record import OffsetAndMetadata
 from tests.fakes.group_script import HEARTBEAT_MS, ID, A, B, C, commit, joined
@@ -82,3 +84,12 @@ def test_results_are_kept_apart_by_partition() -> None:
     assert {name: error.code for name, error in ticket.errors.items()} == {
         B: "INVALID_COMMIT_OFFSET"
     }
+
+
+def test_a_commit_for_a_deleted_topic_fails_at_once() -> None:
+    script = joined()
+    ticket: Any = commit(script, A, 5)
+    (request,) = script.sent("commit")
+    script.commit_result(request, "UNKNOWN_TOPIC")
+    assert ticket.done
+    assert ticket.errors[A].code == "UNKNOWN_TOPIC"
