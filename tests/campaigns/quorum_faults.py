@@ -138,9 +138,15 @@ class Quorum:
         """SIGCONT of a voter."""
         self._signal(name, signal.SIGCONT)
 
-    def has_snapshots(self) -> bool:
-        """True if every voter wrote one."""
-        return all(self._file(node, "metadata/snapshot").exists() for node in self.voters)
+    def wait_snapshots(self, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Wait until every voter wrote a snapshot, or nothing of compaction was exercised.
+        Raises TimeoutError."""
+        deadline = time.monotonic() + timeout_s
+        files = [node.folder / "data/metadata/snapshot" for node in self.voters]
+        while not all(file.exists() for file in files):
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"a voter wrote no snapshot within {timeout_s:g} s")
+            time.sleep(_POLL_S)
 
     def damage(self, name: str, damage: Damage, chance: random.Random) -> str | None:
         """Kill a voter, damage a file of its and start it again. If it refuses, give back its
@@ -176,16 +182,14 @@ class Quorum:
 
     def _sentence(self, node: NodePlan, said_before: int) -> str:
         said = node.log_path.read_bytes()[said_before:].decode(errors="replace")
-        before, mark, after = said.partition(_REFUSAL)
-        if not mark or "Traceback" in before:
+        before, _, _ = said.partition(_REFUSAL)
+        sentence = next((line for line in said.splitlines() if _REFUSAL in line), "")
+        if str(node.folder / "data") not in sentence or "Traceback" in before:
             raise RuntimeError(f"{node.name} ended without a clear sentence:\n{said[-3000:]}")
-        return (before.splitlines() or [""])[-1] + mark + after.splitlines()[0]
+        return sentence
 
     def _log_end(self, node: NodePlan) -> str:
         return "\n".join(node.log_path.read_text(errors="replace").splitlines()[-5:])
-
-    def _file(self, node: NodePlan, name: str) -> Path:
-        return node.folder / "data" / name
 
     def _signal(self, name: str, number: signal.Signals) -> None:
         pid = self.cluster.pid(name)
