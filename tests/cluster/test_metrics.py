@@ -23,6 +23,7 @@ GROUP = "readers"
 EVERYWHERE = {
     "millstream_build_info",
     "millstream_event_loop_lag_seconds",
+    "millstream_connections",
 }
 # Where a method was called at least once.
 OF_CALLS = {
@@ -35,7 +36,6 @@ OF_CALLS = {
 OF_ROLE = {
     "broker": {
         "millstream_broker_info",
-        "millstream_connections",
         "millstream_topic_bytes_in_total",
         "millstream_topic_bytes_out_total",
         "millstream_topic_records_in_total",

@@ -47,19 +47,17 @@ class BrokerCalls:
 
     async def produce(self, context: _Context) -> None:
         """See the proto."""
-        with self._stream("produce", context.peer()):
+        with self._stream("produce"):
             await self._until_stopped(ProduceStream(self._appender, context.peer()).run(context))
 
     async def fetch(self, context: _Context) -> None:
         """See the proto."""
-        with self._stream("fetch", context.peer()):
+        with self._stream("fetch"):
             await self._until_stopped(FetchStream(self._hosted, context.peer()).run(context))
 
-    async def subscribe(
-        self, request: pb.SubscribeRequest, peer: str
-    ) -> AsyncIterator[pb.SubscribeResponse]:
+    async def subscribe(self, request: pb.SubscribeRequest) -> AsyncIterator[pb.SubscribeResponse]:
         """See the proto."""
-        with self._stream("subscribe", peer):
+        with self._stream("subscribe"):
             try:
                 async for response in self._subscribing.subscribe(request):
                     yield response
@@ -100,18 +98,18 @@ class BrokerCalls:
             task.cancel()
 
     @contextmanager
-    def _stream(self, api: str, peer: str) -> Any:
+    def _stream(self, api: str) -> Any:
         if self._stopping:
             raise ServiceError("NODE_SHUTTING_DOWN", "the broker is stopping")
         task = asyncio.current_task()
         assert task is not None
         self._streams[task] = None
-        self.counters.stream_opened(api, peer)
+        self.counters.stream_opened(api)
         try:
             yield
         finally:
             self._streams.pop(task, None)
-            self.counters.stream_closed(api, peer)
+            self.counters.stream_closed(api)
 
     async def _until_stopped(self, serving: Awaitable[None]) -> None:
         try:

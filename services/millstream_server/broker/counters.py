@@ -63,7 +63,6 @@ class BrokerCounters:
         self.errors: dict[tuple[str, str], int] = defaultdict(int)
         # Open streams by api, and how many of them each peer has.
         self.streams: dict[str, int] = defaultdict(int)
-        self.peers: dict[str, int] = {}
         self.throttle_ms = 0
         self.isr_shrinks = 0
         self.isr_expands = 0
@@ -77,14 +76,10 @@ class BrokerCounters:
             found = self.topics[name] = TopicCounters()
         return found
 
-    def stream_opened(self, api: str, peer: str) -> None:
+    def stream_opened(self, api: str) -> None:
         """A stream begins."""
         self.streams[api] += 1
-        self.peers[peer] = self.peers.get(peer, 0) + 1
 
-    def stream_closed(self, api: str, peer: str) -> None:
+    def stream_closed(self, api: str) -> None:
         """A stream of ``stream_opened`` ends."""
         self.streams[api] -= 1
-        self.peers[peer] -= 1
-        if not self.peers[peer]:
-            del self.peers[peer]

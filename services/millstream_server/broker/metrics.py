@@ -76,7 +76,7 @@ class BrokerMetrics(Collector):
         info.add_metric((str(identity.node_id), identity.rack, ",".join(sorted(identity.roles))), 1)
         yield info
         yield from self._requests()
-        yield from self._connections()
+        yield from self._streams()
         if self._level != "cluster":
             yield from self._topics()
         if self._hosted is not None:
@@ -110,12 +110,7 @@ class BrokerMetrics(Collector):
         ):
             yield CounterMetricFamily(f"millstream_{name}", f"{name} of this broker.", count)
 
-    def _connections(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily(
-            "millstream_connections",
-            "Client connections with an open stream.",
-            len(self._counters.peers),
-        )
+    def _streams(self) -> Iterator[Metric]:
         streams = GaugeMetricFamily("millstream_streams", "Open streams.", labels=("api",))
         for api, count in tuple(self._counters.streams.items()):
             streams.add_metric((api,), count)

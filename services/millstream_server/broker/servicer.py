@@ -106,7 +106,7 @@ class BrokerServicer:
     ) -> AsyncIterator[pb.SubscribeResponse]:
         try:
             _require(request, pb.SubscribeRequest)
-            async for response in self._calls.subscribe(request, context.peer()):
+            async for response in self._calls.subscribe(request):
                 yield response
         except (ServiceError, Refusal) as error:
             await abort(context, self._counted("subscribe", error))

@@ -143,12 +143,14 @@ class CoordinatorServicer:
 
     async def _describe_group(self, request: pb.DescribeGroupRequest) -> pb.DescribeGroupResponse:
         self._admission.check_group_id(request.group_id)
+        self._shards.check_used(request.group_id)
         shard = self._shards.of_group(request.group_id)
         group = await shard.call(lambda core, _: core.groups.describe(request.group_id))
         return messages.described_group(group, shard.lease.shard, self._shards.topics)
 
     async def _delete_group(self, request: pb.DeleteGroupRequest) -> pb.DeleteGroupResponse:
         self._admission.check_group_id(request.group_id)
+        self._shards.check_used(request.group_id)
         await self._shards.of_group(request.group_id).call(
             lambda core, _: core.groups.delete(request.group_id)
         )

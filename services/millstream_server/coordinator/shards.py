@@ -60,6 +60,12 @@ class Shards:
             raise ServiceError("COORDINATOR_LOADING", f"shard {number} is being taken over")
         raise ServiceError("NOT_COORDINATOR", f"shard {number} belongs to another coordinator")
 
+    def check_used(self, group_id: str) -> None:
+        """Raise ServiceError UNKNOWN_GROUP while no group ever was in this cluster: asking for one
+        does not make the topic that would hold it."""
+        if self._cluster.image.shard_of_group(group_id) is None:
+            raise ServiceError("UNKNOWN_GROUP", f"there is no group {group_id!r}")
+
     def serving(self) -> Iterator[ShardRuntime]:
         """The shards that are served now."""
         for runtime in self._runtimes.values():

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _LABELS = ("grpc_type", "grpc_service", "grpc_method")
 _BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -37,6 +37,23 @@ class GrpcServerMetrics:
             buckets=_BUCKETS,
             registry=registry,
         )
+
+        self._calls_by_peer: dict[str, int] = {}
+        Gauge(
+            "millstream_connections",
+            "Connections with a call in progress.",
+            registry=registry,
+        ).set_function(lambda: len(self._calls_by_peer))
+
+    def call_started(self, peer: str) -> None:
+        """A call of this connection began."""
+        self._calls_by_peer[peer] = self._calls_by_peer.get(peer, 0) + 1
+
+    def call_ended(self, peer: str) -> None:
+        """A call of this connection ended."""
+        self._calls_by_peer[peer] -= 1
+        if not self._calls_by_peer[peer]:
+            del self._calls_by_peer[peer]
 
 
 class MetricsInterceptor(grpc.aio.ServerInterceptor):
@@ -82,7 +99,12 @@ def _wrap(
         sent.inc()
         return serialize(message) if serialize else message
 
-    def ended(code: str, begin: float) -> None:
+    def begun(peer: str) -> None:
+        started.inc()
+        metrics.call_started(peer)
+
+    def ended(peer: str, code: str, begin: float) -> None:
+        metrics.call_ended(peer)
         metrics.handled.labels(*labels, code).inc()
         if not handler.response_streaming and not handler.request_streaming:
             handling.observe(time.perf_counter() - begin)
@@ -90,7 +112,7 @@ def _wrap(
     behaviour = (
         handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
     )
-    counted = _counted_call(behaviour, started.inc, ended)
+    counted = _counted_call(behaviour, begun, ended)
     make = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,
@@ -113,7 +135,7 @@ def _call_type(handler: grpc.RpcMethodHandler[Any, Any]) -> str:
 
 
 def _counted_call(
-    behaviour: Any, started: Callable[[], None], ended: Callable[[str, float], None]
+    behaviour: Any, begun: Callable[[str], None], ended: Callable[[str, str, float], None]
 ) -> Any:
     """Wrap a handler of either style: an asynchronous generator, or a coroutine."""
 
@@ -128,7 +150,8 @@ def _counted_call(
         async def generator(
             request: Any, context: grpc.aio.ServicerContext[Any, Any]
         ) -> AsyncIterator[Any]:
-            started()
+            peer = context.peer()
+            begun(peer)
             begin = time.perf_counter()
             failed = True
             try:
@@ -136,12 +159,13 @@ def _counted_call(
                     yield response
                 failed = False
             finally:
-                ended(_code_after(code_of(context), failed), begin)
+                ended(peer, _code_after(code_of(context), failed), begin)
 
         return generator
 
     async def coroutine(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        started()
+        peer = context.peer()
+        begun(peer)
         begin = time.perf_counter()
         failed = True
         try:
@@ -149,7 +173,7 @@ def _counted_call(
             failed = False
             return response
         finally:
-            ended(_code_after(code_of(context), failed), begin)
+            ended(peer, _code_after(code_of(context), failed), begin)
 
     return coroutine
 

@@ -43,7 +43,7 @@ class HeldFiles(SystemFiles):
         self.write_error = 0
 
     def open(self, path: str, *, create: bool = False, read_only: bool = False) -> File:
-        return HeldFile(super().open(path, create=create, read_only=read_only), self)  # type: ignore[return-value]
+        return HeldFile(super().open(path, create=create, read_only=read_only), self)
 
 
 async def until(condition: Callable[[], bool]) -> None:

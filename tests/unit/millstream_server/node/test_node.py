@@ -8,6 +8,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from millstream.v1 import broker_service_pb2 as broker
 from millstream.v1 import broker_service_pb2_grpc as broker_grpc
+from millstream.v1 import group_coordinator_service_pb2 as group
+from millstream.v1 import group_coordinator_service_pb2_grpc as group_grpc
 from millstream_server.node.config import NodeConfig
 from millstream_server.node.config_sources import load_config
 from millstream_server.node.data_folder import DataFolderError
@@ -50,6 +52,10 @@ async def test_an_embedded_node_serves_all_roles_and_stops(tmp_path: Path) -> No
             answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
             assert answer.status == health_pb2.HealthCheckResponse.SERVING, name
         request = broker.PublishRequest(topic="t", records=[broker.PublishRecord(value=b"v")])
+        with pytest.raises(grpc.aio.AioRpcError, match="there is no group"):
+            await group_grpc.GroupCoordinatorServiceStub(channel).DescribeGroup(
+                group.DescribeGroupRequest(group_id="nobody")
+            )
         published = await broker_grpc.BrokerServiceStub(channel).Publish(request)
         assert published.records[0].offset == 0
     await subject.stop()

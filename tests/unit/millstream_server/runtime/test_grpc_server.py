@@ -77,6 +77,19 @@ async def test_calls_are_counted_under_the_usual_names() -> None:
     assert 'grpc_server_handled_total{grpc_code="OK"' in text
 
 
+async def test_connections_with_a_call_in_progress_are_counted() -> None:
+    registry = CollectorRegistry()
+    server = GrpcServer("127.0.0.1:0", registry, reflection=False)
+    await server.start([])
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        await watch.read()
+        assert registry.get_sample_value("millstream_connections") == 1
+        watch.cancel()
+    await server.stop(0)
+    assert registry.get_sample_value("millstream_connections") == 0
+
+
 async def test_a_port_in_use_is_refused() -> None:
     first = GrpcServer("127.0.0.1:0", CollectorRegistry(), reflection=False)
     with pytest.raises(RuntimeError):
