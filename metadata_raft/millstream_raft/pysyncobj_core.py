@@ -115,8 +115,10 @@ class RaftCore:
             if not hasattr(self._node, name):
                 raise UnsupportedLibrary(f"pysyncobj lacks {name}")
         if snapshots.last is not None:
+            began_ms = clock.monotonic_ms()
             self._node._SyncObj__loadDumpFile(clearJournal=False)
             self._fail_again()
+            self._excuse_ms(clock.monotonic_ms() - began_ms)
 
     def _make_node(self, votes: VoteFile) -> Any:
         conf = library.SyncObjConf(
@@ -322,10 +324,14 @@ class RaftCore:
             self._installing = False
         self._fail_again()
         if from_leader:
-            # To load a large snapshot may take an election time-out, in which the leader was not
-            # silent: what it sent waits to be read. The library counts from before the load.
             self._leader_heard_ms = self._clock.monotonic_ms()
-            self._node._SyncObj__raftElectionDeadline += (self._leader_heard_ms - began_ms) / 1000
+            self._excuse_ms(self._leader_heard_ms - began_ms)
+
+    def _excuse_ms(self, busy_ms: int) -> None:
+        """Put off the next election by the time in which this voter could not listen. To load a
+        large snapshot may take an election time-out, in which the leader was not silent: what it
+        sent waits to be read. The library counts from before the load."""
+        self._node._SyncObj__raftElectionDeadline += busy_ms / 1000
 
     def _view(self, node: VoterNode) -> NodeView:
         term = self.term

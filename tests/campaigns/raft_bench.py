@@ -269,6 +269,27 @@ class Watcher:
         await self._channels.close()
 
 
+async def measure_load(quorum: Quorum) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A follower that is killed loads its own snapshot; and then, killed again and left so far
+    behind that the leader sends one, the leader's."""
+    leader = await quorum.leader()
+    follower = next(voter for voter in quorum.voters if voter is not leader)
+    await follower.kill()
+    term = (await leader.ask("status"))["term"]
+    await follower.start()
+    await quorum.until_equal()
+    loaded = await follower.ask("status")
+    loaded["elections"] = loaded["term"] - term
+    await follower.kill()
+    await leader.ask("fence", broker=_FENCED)
+    before = await leader.ask("compact")
+    await follower.start()
+    await quorum.until_followed(follower)
+    installed = await follower.ask("status")
+    after = await leader.ask("status")
+    return loaded, {**installed, "elections": after["term"] - before["term"]}
+
+
 async def measure_image(quorum: Quorum, partitions: int) -> dict[str, Any]:
     """Snapshot, load, catching up and fencing with so many partitions."""
     topics = max(1, partitions // _PARTITIONS_PER_TOPIC)
@@ -287,12 +308,7 @@ async def measure_image(quorum: Quorum, partitions: int) -> dict[str, Any]:
     await quorum.until_equal()
     snapshots = [await voter.ask("compact") for voter in quorum.voters]
     await watcher.stop()
-    leader = await quorum.leader()
-    follower = next(voter for voter in quorum.voters if voter is not leader)
-    await follower.kill()
-    await follower.start()
-    await quorum.until_equal()
-    loaded = await follower.ask("status")
+    loaded, installed = await measure_load(quorum)
     return {
         "partitions": filled["partitions"],
         "fill_stall_ms": filled["stall_ms"],
@@ -300,6 +316,9 @@ async def measure_image(quorum: Quorum, partitions: int) -> dict[str, Any]:
         "snapshot_stall_ms": max(one["stall_ms"] for one in snapshots),
         "load_restore_ms": loaded["restore"],
         "load_start_ms": loaded["start"],
+        "load_elections": loaded["elections"],
+        "install_restore_ms": installed["restore"],
+        "install_elections": installed["elections"],
         "watch_catch_up_ms": caught_up_ms,
         "fence_apply_ms": fenced["apply"],
         "fence_stall_ms": fenced["stall_ms"],

@@ -176,6 +176,7 @@ class Voter:
         status = self.consensus.status()
         return {
             "leader_id": status.leader_id,
+            "term": status.term,
             "active": self.app.controller.is_active,
             "applied": status.applied_index,
             "version": self.app.controller.image.version,

@@ -44,3 +44,23 @@ def test_a_voter_that_loads_a_snapshot_slowly_stays_with_its_leader(cluster):
     assert cluster[C].term == term
     assert not cluster[C].leads
     assert cluster[C].core.leader_id == A
+
+
+class SlowToRestore(LayeredNode):
+    """Takes longer to load its snapshot than to miss a leader."""
+
+    def restore(self, index, state):
+        super().restore(index, state)
+        self.cluster.clock.advance(3 * NEVER_MS)
+
+
+def test_a_voter_that_starts_from_a_large_snapshot_listens_first(cluster):
+    cluster.step(rounds=20)
+    term = cluster[A].term
+    cluster[B].compact()
+    cluster.step(rounds=2)
+    cluster.network.remove(B)
+    cluster.nodes[B] = SlowToRestore(cluster, B, cluster[B].files.after_kill())
+    cluster[B].tick()
+    assert cluster[B].term == term
+    assert not cluster[B].leads
