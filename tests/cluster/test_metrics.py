@@ -198,7 +198,7 @@ def test_the_values_are_those_of_the_load(scrapes: Scrapes) -> None:
     assert total("consumer_group_members", group=GROUP) == 1
     assert total("consumer_group_state", group=GROUP, state="stable") == 1
     assert min(scrapes.values("millstream_disk_free_bytes")) > 0
-    assert min(scrapes.values("millstream_connections")) >= 1
+    assert max(scrapes.values("millstream_connections")) >= 1
     assert max(scrapes.values("millstream_event_loop_lag_seconds")) < 5
     for stage in ("queue", "append", "replicate", "respond"):
         assert total("request_stage_seconds_count", stage=stage) > 0, stage
