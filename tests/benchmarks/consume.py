@@ -12,8 +12,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from millstream._async_consumer import AsyncConsumer
-from millstream._sync_consumer import Consumer
+from millstream._consumer.async_consumer import AsyncConsumer
+from millstream._consumer.sync_consumer import Consumer
 from tests.fakes.fetch_broker import FakeBroker
 
 _PARTITIONS = 3

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from millstream._async_consumer import AsyncConsumer
-from millstream._record import ConsumerRecord, TopicPartition
+from millstream._consumer.async_consumer import AsyncConsumer
+from millstream._consumer.record import ConsumerRecord, TopicPartition
 from tests.fakes.coordinator import FakeCoordinator
 from tests.fakes.fetch_broker import FakeBroker
 

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from typing import Any
 
-from millstream._group_ownership import by_topic
-from millstream._group_session import GroupSession
-from millstream._group_types import FindCoordinator, GroupConfig, OpenStream, Output, SendToGroup
-from millstream._record import OffsetAndMetadata, TopicPartition
-from millstream._status import from_code, from_reason
+from millstream._consumer.record import OffsetAndMetadata, TopicPartition
+from millstream._errors.status import from_code, from_reason
+from millstream._group.ownership import by_topic
+from millstream._group.session import GroupSession
+from millstream._group.types import FindCoordinator, GroupConfig, OpenStream, Output, SendToGroup
 from millstream.v1 import errors_pb2
 from millstream.v1 import group_coordinator_service_pb2 as pb
 

@@ -4,13 +4,13 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from millstream._accumulator import Accumulator
-from millstream._batch import Batch
-from millstream._cluster import ClusterCache
-from millstream._config import ProducerConfig
+from millstream._client.cluster import ClusterCache
+from millstream._client.config import ProducerConfig
 from millstream._errors import UnavailableError
-from millstream._produce_call import ProduceCall
-from millstream._sender import Sender
+from millstream._producer.accumulator import Accumulator
+from millstream._producer.batch import Batch
+from millstream._producer.call import ProduceCall
+from millstream._producer.sender import Sender
 from millstream.record.wire import RawProduceRequest
 from millstream.v1 import broker_service_pb2 as broker
 from millstream.v1 import errors_pb2

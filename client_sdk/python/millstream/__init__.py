@@ -18,7 +18,9 @@ from millstream import _errors
 from millstream._errors import *  # noqa: F403 - exactly the errors of its __all__
 
 if TYPE_CHECKING:
-    from millstream._admin_types import (
+    from millstream._admin.async_admin import AsyncAdmin
+    from millstream._admin.sync_admin import Admin
+    from millstream._admin.types import (
         ClusterDescription,
         ConfigValue,
         GroupDescription,
@@ -33,30 +35,28 @@ if TYPE_CHECKING:
         QuorumDescription,
         QuorumNodeInfo,
     )
-    from millstream._async_admin import AsyncAdmin
-    from millstream._async_consumer import AsyncConsumer
-    from millstream._async_producer import AsyncProducer
-    from millstream._batch import DeliveryCallback, Durability, RecordMetadata
-    from millstream._cluster import NodeInfo, PartitionInfo, TopicInfo
-    from millstream._config import AdminConfig, ConsumerConfig, ProducerConfig
-    from millstream._receipt import AsyncReceipt, AsyncReceipts, Receipt, Receipts
-    from millstream._record import (
+    from millstream._client.cluster import NodeInfo, PartitionInfo, TopicInfo
+    from millstream._client.config import AdminConfig, ConsumerConfig, ProducerConfig
+    from millstream._consumer.async_consumer import AsyncConsumer
+    from millstream._consumer.record import (
         ConsumerBatch,
         ConsumerRecord,
         OffsetAndMetadata,
         OffsetAndTimestamp,
         TopicPartition,
     )
-    from millstream._subscription import RebalanceListener
-    from millstream._sync_admin import Admin
-    from millstream._sync_consumer import Consumer
-    from millstream._sync_producer import Producer
+    from millstream._consumer.subscription import RebalanceListener
+    from millstream._consumer.sync_consumer import Consumer
+    from millstream._producer.async_producer import AsyncProducer
+    from millstream._producer.batch import DeliveryCallback, Durability, RecordMetadata
+    from millstream._producer.receipt import AsyncReceipt, AsyncReceipts, Receipt, Receipts
+    from millstream._producer.sync_producer import Producer
 
 __version__ = "0.1.0"
 
 # Where each name comes from; a test holds this, `__all__` and the imports above together.
 _MODULES = {
-    "_admin_types": (
+    "_admin.types": (
         "ClusterDescription",
         "ConfigValue",
         "GroupDescription",
@@ -71,24 +71,24 @@ _MODULES = {
         "QuorumDescription",
         "QuorumNodeInfo",
     ),
-    "_async_admin": ("AsyncAdmin",),
-    "_async_consumer": ("AsyncConsumer",),
-    "_async_producer": ("AsyncProducer",),
-    "_batch": ("DeliveryCallback", "Durability", "RecordMetadata"),
-    "_cluster": ("NodeInfo", "PartitionInfo", "TopicInfo"),
-    "_config": ("AdminConfig", "ConsumerConfig", "ProducerConfig"),
-    "_receipt": ("AsyncReceipt", "AsyncReceipts", "Receipt", "Receipts"),
-    "_record": (
+    "_admin.async_admin": ("AsyncAdmin",),
+    "_consumer.async_consumer": ("AsyncConsumer",),
+    "_producer.async_producer": ("AsyncProducer",),
+    "_producer.batch": ("DeliveryCallback", "Durability", "RecordMetadata"),
+    "_client.cluster": ("NodeInfo", "PartitionInfo", "TopicInfo"),
+    "_client.config": ("AdminConfig", "ConsumerConfig", "ProducerConfig"),
+    "_producer.receipt": ("AsyncReceipt", "AsyncReceipts", "Receipt", "Receipts"),
+    "_consumer.record": (
         "ConsumerBatch",
         "ConsumerRecord",
         "OffsetAndMetadata",
         "OffsetAndTimestamp",
         "TopicPartition",
     ),
-    "_subscription": ("RebalanceListener",),
-    "_sync_admin": ("Admin",),
-    "_sync_consumer": ("Consumer",),
-    "_sync_producer": ("Producer",),
+    "_consumer.subscription": ("RebalanceListener",),
+    "_admin.sync_admin": ("Admin",),
+    "_consumer.sync_consumer": ("Consumer",),
+    "_producer.sync_producer": ("Producer",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

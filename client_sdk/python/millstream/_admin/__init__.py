@@ -1,0 +1,1 @@
+"""The admin clients: flows of calls, written once, driven by both families."""

@@ -1,0 +1,1 @@
+"""What every client needs: configuration, connections, metadata, calls with retries."""

@@ -1,0 +1,1 @@
+"""The consumers: one sans-IO core, an asyncio and a threaded driver around it."""

@@ -1,0 +1,1 @@
+"""What a consumer reads: streams, positions, credit, decoding. Sans-IO."""

@@ -1,0 +1,1 @@
+"""A consumer as a member of its group: session, ownership, commits. Sans-IO."""
