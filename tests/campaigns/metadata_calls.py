@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from millstream import MillstreamError
-from millstream._status import from_status
+from millstream._errors.status import from_status
 from millstream.v1 import metadata_service_pb2 as pb
 from millstream.v1 import metadata_service_pb2_grpc as pb_grpc
 

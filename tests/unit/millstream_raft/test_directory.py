@@ -71,7 +71,7 @@ def test_newer_folder_is_refused():
 def test_damaged_identity_is_refused():
     files = formatted()
     files.change("/raft/identity", files.content("/raft/identity")[:-1])
-    with pytest.raises(DirectoryDamaged, match="/raft/identity holds .* must not take part"):
+    with pytest.raises(DirectoryDamaged, match=r"/raft/identity holds .* must not take part"):
         check_directory("/raft", IDENTITY, files)
 
 
