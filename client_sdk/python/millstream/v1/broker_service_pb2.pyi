@@ -540,7 +540,7 @@ class PublishRequest(_message.Message):
     """Set when a broker forwards the call to the leader: then it is not forwarded again."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___PublishRecord]:
-        """The records, in order."""
+        """The records, in order; at most 20,000."""
 
     def __init__(
         self,
