@@ -1,6 +1,7 @@
 """What an ``AsyncConsumer`` asks and says about offsets, and how it waits."""
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -27,9 +28,9 @@ class AsyncOffsetCalls(ConsumerBase):
         self._driver = AsyncDriver(self._core, client, self._notify)
         self._waiting: set[asyncio.Future[None]] = set()
 
+    @abstractmethod
     async def start(self) -> None:
         """Connect."""
-        raise NotImplementedError
 
     # --- offsets --------------------------------------------------------------------------------
 

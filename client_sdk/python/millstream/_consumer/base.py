@@ -5,6 +5,7 @@ away from the core meanwhile.
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -24,7 +25,7 @@ from millstream.v1 import broker_service_pb2
 BREATH_S = 0.01
 
 
-class ConsumerBase:
+class ConsumerBase(ABC):
     """See the module."""
 
     def __init__(self, config: ConsumerConfig, cluster: ClusterCache) -> None:
@@ -33,14 +34,17 @@ class ConsumerBase:
 
     # --- brought by subclasses ----------------------------------------------------------------
 
+    @abstractmethod
     def _guard(self) -> AbstractContextManager[Any]:
-        raise NotImplementedError
+        """Keep others away from the core."""
 
+    @abstractmethod
     def _now_ms(self) -> int:
-        raise NotImplementedError
+        """Monotonic time, milliseconds."""
 
+    @abstractmethod
     def _pump(self) -> None:
-        raise NotImplementedError
+        """Carry out what the core asks for."""
 
     def _on_cluster(self, change: ClusterChange) -> None:
         with self._guard():

@@ -1,5 +1,6 @@
 """What a ``Consumer`` asks and says about offsets, and how it waits."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -25,9 +26,9 @@ class OffsetCalls(ConsumerBase):
         self._client = client
         self._driver = SyncDriver(self._core, client)
 
+    @abstractmethod
     def start(self) -> None:
         """Connect."""
-        raise NotImplementedError
 
     # --- offsets --------------------------------------------------------------------------------
 
