@@ -78,3 +78,7 @@ raft-kill: setup ## kill -9, pauses and damaged folders of the metadata quorum: 
 .PHONY: raft-bench
 raft-bench: setup ## Latency, rate, idle CPU and fail-over of the metadata quorum: ROUNDS SECONDS PARTITIONS
 	@$(BIN)/python -m tests.campaigns.raft_bench
+
+.PHONY: raft-fuzz
+raft-fuzz: setup ## Random schedules on the real Raft core: SEEDS FIRST_SEED NODES DROP STOCK
+	@$(BIN)/python -m tests.campaigns.raft_fuzz

@@ -1,0 +1,75 @@
+"""``make raft-fuzz``: random schedules on the real Raft core; nothing acknowledged may be lost.
+
+Variables: SEEDS, FIRST_SEED, NODES (3 or 5), DROP (a rule of the message filter to switch off, by
+its name in ``millstream_raft/rules.py``), STOCK=1 (the library without the layer; crashes are left
+out there, since it syncs nothing). With DROP or STOCK a violation is what is looked for, and the
+exit code tells whether one was found.
+"""
+
+import os
+import re
+import statistics
+import sys
+import time
+from collections import Counter
+from functools import partial
+from typing import Any
+
+from millstream_raft.rules import Rule
+from tests.campaigns.figures import integer, print_result, progress
+from tests.fakes.raft_cluster import SCENARIO_RULES, LayeredNode, StockNode
+from tests.fakes.raft_schedule import Violation, play
+
+_PROGRESS_EVERY = 25
+
+
+def voter_maker(stock: bool, drop: str) -> Any:
+    """What makes the voters. Raises SystemExit for an unknown rule."""
+    if stock:
+        return StockNode
+    if drop and drop not in Rule.__members__:
+        raise SystemExit(f"DROP={drop}: no such rule; there are {', '.join(Rule.__members__)}")
+    dropped = {Rule[drop]} if drop else set()
+    return partial(LayeredNode, rules=SCENARIO_RULES - dropped)
+
+
+def main() -> int:
+    seeds, first = integer("SEEDS", 300), integer("FIRST_SEED", 1)
+    nodes, stock = integer("NODES", 3), bool(integer("STOCK", 0))
+    drop = os.environ.get("DROP", "")
+    make = voter_maker(stock, drop)
+    begin = time.monotonic()
+    violations: Counter[str] = Counter()
+    found_at: list[int] = []
+    acknowledged = 0
+    for seed in range(first, first + seeds):
+        try:
+            schedule = play(seed, nodes, make, crashes=not stock, disks=not stock)
+            acknowledged += len(schedule.cluster.acknowledged())
+        except Violation as violation:
+            # The same violation with other records is one kind.
+            violations[re.split(r"[:\[]| v\d", str(violation))[0].strip()] += 1
+            found_at.append(seed - first + 1)
+            progress(f"seed {seed}: {violation}")
+        if (seed - first + 1) % _PROGRESS_EVERY == 0:
+            progress(f"{seed - first + 1} of {seeds} schedules")
+    gaps = [one - before for before, one in zip([0, *found_at], found_at, strict=False)]
+    print_result(
+        {
+            "schedules": seeds,
+            "first_seed": first,
+            "nodes": nodes,
+            "stock": stock,
+            "drop": drop,
+            "acknowledged": acknowledged,
+            "violations": dict(violations),
+            "median_seeds_to": statistics.median(gaps) if gaps else None,
+            "seconds": round(time.monotonic() - begin, 1),
+        }
+    )
+    looked_for = stock or bool(drop)
+    return 0 if acknowledged and bool(found_at) == looked_for else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
