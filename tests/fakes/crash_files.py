@@ -93,6 +93,10 @@ class CrashFiles:
         """Count an operation; True if the crash comes in it."""
         if self.full and name == "write":
             raise OSError(28, "no space left on device")
+        if self.crashed:
+            # The library swallows exceptions of some calls: a process that crashed must still do
+            # nothing more to its disk.
+            raise Crash
         self.operations.append(name)
         if self.crash_at is not None and len(self.operations) > self.crash_at:
             self.crashed = True
