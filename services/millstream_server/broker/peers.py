@@ -8,12 +8,12 @@ import grpc
 from millstream.v1 import broker_service_pb2_grpc as pb_grpc
 from millstream_raft.image import Image
 from millstream_server.runtime.errors import ServiceError
+from millstream_server.runtime.grpc_server import MESSAGE_BYTES_MAX
 
 _CHANNELS_MAX = 256
-_MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 _OPTIONS = (
-    ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
-    ("grpc.max_send_message_length", _MESSAGE_BYTES_MAX),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     # A restarted broker must be found again at once, not after the default two minutes.
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.initial_reconnect_backoff_ms", 100),

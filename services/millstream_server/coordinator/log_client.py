@@ -22,12 +22,12 @@ from millstream_server.coordinator.log_ports import (
     WriteLink,
 )
 from millstream_server.runtime.errors import reason_name
+from millstream_server.runtime.grpc_server import MESSAGE_BYTES_MAX
 
 _SERVICE = "/millstream.v1.BrokerService/"
-_MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 _CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
-    ("grpc.max_send_message_length", _MESSAGE_BYTES_MAX),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     # A restarted broker is found again within the pause between two tries.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
