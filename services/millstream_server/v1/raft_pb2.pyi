@@ -134,6 +134,7 @@ class RaftMessage(_message.Message):
     INSTALL_SNAPSHOT_FIELD_NUMBER: _builtins.int
     APPEND_REPLY_FIELD_NUMBER: _builtins.int
     TERM_NOTICE_FIELD_NUMBER: _builtins.int
+    ENTRIES_LOST_FIELD_NUMBER: _builtins.int
     sender_term: _builtins.int
     """The sender's current term when it sent the message."""
     @_builtins.property
@@ -160,6 +161,10 @@ class RaftMessage(_message.Message):
     def term_notice(self) -> Global___TermNotice:
         """Tells the sender of a message that its term is over; `sender_term` says which one runs now."""
 
+    @_builtins.property
+    def entries_lost(self) -> Global___EntriesLost:
+        """The leader tells a voter that it no longer holds what it acknowledged."""
+
     def __init__(
         self,
         *,
@@ -170,12 +175,13 @@ class RaftMessage(_message.Message):
         install_snapshot: Global___InstallSnapshot | None = ...,
         append_reply: Global___AppendReply | None = ...,
         term_notice: Global___TermNotice | None = ...,
+        entries_lost: Global___EntriesLost | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["append_entries", b"append_entries", "append_reply", b"append_reply", "install_snapshot", b"install_snapshot", "kind", b"kind", "request_vote", b"request_vote", "term_notice", b"term_notice", "vote_granted", b"vote_granted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["append_entries", b"append_entries", "append_reply", b"append_reply", "entries_lost", b"entries_lost", "install_snapshot", b"install_snapshot", "kind", b"kind", "request_vote", b"request_vote", "term_notice", b"term_notice", "vote_granted", b"vote_granted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_entries", b"append_entries", "append_reply", b"append_reply", "install_snapshot", b"install_snapshot", "kind", b"kind", "request_vote", b"request_vote", "sender_term", b"sender_term", "term_notice", b"term_notice", "vote_granted", b"vote_granted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_entries", b"append_entries", "append_reply", b"append_reply", "entries_lost", b"entries_lost", "install_snapshot", b"install_snapshot", "kind", b"kind", "request_vote", b"request_vote", "sender_term", b"sender_term", "term_notice", b"term_notice", "vote_granted", b"vote_granted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["request_vote", "vote_granted", "append_entries", "install_snapshot", "append_reply", "term_notice"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["request_vote", "vote_granted", "append_entries", "install_snapshot", "append_reply", "term_notice", "entries_lost"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -441,6 +447,28 @@ class TermNotice(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TermNotice: _TypeAlias = TermNotice  # noqa: Y015
+
+@_typing.final
+class EntriesLost(_message.Message):
+    """A voter refused entries as if its log ended below what it acknowledged in this term: it lost them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEADER_LAST_INDEX_FIELD_NUMBER: _builtins.int
+    leader_last_index: _builtins.int
+    """Index of the last entry of the leader's log, so no committed entry is above it."""
+    def __init__(
+        self,
+        *,
+        leader_last_index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader_last_index", b"leader_last_index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EntriesLost: _TypeAlias = EntriesLost  # noqa: Y015
 
 @_typing.final
 class InspectLogRequest(_message.Message):

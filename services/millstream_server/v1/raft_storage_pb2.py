@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from millstream_server.v1 import raft_pb2 as millstream__server_dot_v1_dot_raft__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'millstream_server/v1/raft_storage.proto\x12\x14millstream_server.v1\x1a\x1fmillstream_server/v1/raft.proto\"J\n\x10RaftIdentityFile\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\r\x12\x11\n\tvoter_ids\x18\x03 \x03(\r\"7\n\x0cRaftVoteFile\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x19\n\x11voted_for_node_id\x18\x02 \x01(\r\"\x83\x01\n\x10RaftSnapshotFile\x12-\n\x04last\x18\x01 \x01(\x0b\x32\x1f.millstream_server.v1.RaftEntry\x12\x31\n\x08previous\x18\x02 \x01(\x0b\x32\x1f.millstream_server.v1.RaftEntry\x12\r\n\x05state\x18\x03 \x01(\x0c\"!\n\x0eRaftEntryBatch\x12\x0f\n\x07\x65ntries\x18\x01 \x03(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'millstream_server/v1/raft_storage.proto\x12\x14millstream_server.v1\x1a\x1fmillstream_server/v1/raft.proto\"J\n\x10RaftIdentityFile\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\r\x12\x11\n\tvoter_ids\x18\x03 \x03(\r\"\x90\x01\n\x0cRaftVoteFile\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x19\n\x11voted_for_node_id\x18\x02 \x01(\r\x12\x1a\n\x12silent_until_index\x18\x03 \x01(\x04\x12;\n\x0cjournal_mark\x18\x04 \x01(\x0b\x32%.millstream_server.v1.RaftJournalMark\"Q\n\x0fRaftJournalMark\x12\x13\n\x0b\x66irst_index\x18\x01 \x01(\x04\x12\x13\n\x0bwhole_bytes\x18\x02 \x01(\x04\x12\x14\n\x0csynced_bytes\x18\x03 \x01(\x04\"\x83\x01\n\x10RaftSnapshotFile\x12-\n\x04last\x18\x01 \x01(\x0b\x32\x1f.millstream_server.v1.RaftEntry\x12\x31\n\x08previous\x18\x02 \x01(\x0b\x32\x1f.millstream_server.v1.RaftEntry\x12\r\n\x05state\x18\x03 \x01(\x0c\"!\n\x0eRaftEntryBatch\x12\x0f\n\x07\x65ntries\x18\x01 \x03(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,10 +34,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RAFTIDENTITYFILE']._serialized_start=98
   _globals['_RAFTIDENTITYFILE']._serialized_end=172
-  _globals['_RAFTVOTEFILE']._serialized_start=174
-  _globals['_RAFTVOTEFILE']._serialized_end=229
-  _globals['_RAFTSNAPSHOTFILE']._serialized_start=232
-  _globals['_RAFTSNAPSHOTFILE']._serialized_end=363
-  _globals['_RAFTENTRYBATCH']._serialized_start=365
-  _globals['_RAFTENTRYBATCH']._serialized_end=398
+  _globals['_RAFTVOTEFILE']._serialized_start=175
+  _globals['_RAFTVOTEFILE']._serialized_end=319
+  _globals['_RAFTJOURNALMARK']._serialized_start=321
+  _globals['_RAFTJOURNALMARK']._serialized_end=402
+  _globals['_RAFTSNAPSHOTFILE']._serialized_start=405
+  _globals['_RAFTSNAPSHOTFILE']._serialized_end=536
+  _globals['_RAFTENTRYBATCH']._serialized_start=538
+  _globals['_RAFTENTRYBATCH']._serialized_end=571
 # @@protoc_insertion_point(module_scope)

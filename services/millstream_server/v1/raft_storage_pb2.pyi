@@ -61,23 +61,65 @@ class RaftVoteFile(_message.Message):
 
     TERM_FIELD_NUMBER: _builtins.int
     VOTED_FOR_NODE_ID_FIELD_NUMBER: _builtins.int
+    SILENT_UNTIL_INDEX_FIELD_NUMBER: _builtins.int
+    JOURNAL_MARK_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     """Current term."""
     voted_for_node_id: _builtins.int
     """The node that got this node's vote in that term. Zero: none."""
+    silent_until_index: _builtins.int
+    """The node lost entries that it had acknowledged: until its log is committed up to this index it neither votes nor stands
+    for election. Zero: it lost nothing.
+    """
+    @_builtins.property
+    def journal_mark(self) -> Global___RaftJournalMark:
+        """How much of the journal is on the disk for certain. Unset: not known."""
+
     def __init__(
         self,
         *,
         term: _builtins.int = ...,
         voted_for_node_id: _builtins.int = ...,
+        silent_until_index: _builtins.int = ...,
+        journal_mark: Global___RaftJournalMark | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["journal_mark", b"journal_mark"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["term", b"term", "voted_for_node_id", b"voted_for_node_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["journal_mark", b"journal_mark", "silent_until_index", b"silent_until_index", "term", b"term", "voted_for_node_id", b"voted_for_node_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RaftVoteFile: _TypeAlias = RaftVoteFile  # noqa: Y015
+
+@_typing.final
+class RaftJournalMark(_message.Message):
+    """A length of the journal that was synced. The journal itself cannot tell when its end was cut off."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_INDEX_FIELD_NUMBER: _builtins.int
+    WHOLE_BYTES_FIELD_NUMBER: _builtins.int
+    SYNCED_BYTES_FIELD_NUMBER: _builtins.int
+    first_index: _builtins.int
+    """Index of the journal's first entry when the mark was made."""
+    whole_bytes: _builtins.int
+    """Length of the journal's file when it was last written as a whole, bytes; with `first_index` it tells which file is meant."""
+    synced_bytes: _builtins.int
+    """Length of the file that was synced, bytes."""
+    def __init__(
+        self,
+        *,
+        first_index: _builtins.int = ...,
+        whole_bytes: _builtins.int = ...,
+        synced_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_index", b"first_index", "synced_bytes", b"synced_bytes", "whole_bytes", b"whole_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RaftJournalMark: _TypeAlias = RaftJournalMark  # noqa: Y015
 
 @_typing.final
 class RaftSnapshotFile(_message.Message):
