@@ -52,6 +52,12 @@ class NodeState:
     session_timeout_ms: int = 0
 
     @property
+    def address(self) -> str:
+        """``host:port`` as gRPC takes it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
     def may_lead(self) -> bool:
         """True if partitions of this node may be led by it now."""
         return (

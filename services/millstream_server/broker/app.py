@@ -19,7 +19,7 @@ from millstream_server.broker.image_follower import ImageFollower
 from millstream_server.broker.jobs import run_job
 from millstream_server.broker.metrics import BrokerMetrics
 from millstream_server.broker.offsets import Offsets
-from millstream_server.broker.peers import Peers, open_plaintext_channel
+from millstream_server.broker.peers import Peers
 from millstream_server.broker.publishing import Publishing
 from millstream_server.broker.refusal import Refusal
 from millstream_server.broker.routing import Routing
@@ -27,6 +27,7 @@ from millstream_server.broker.servicer import BrokerServicer
 from millstream_server.broker.subscribing import Subscribing
 from millstream_server.broker.upkeep import Upkeep
 from millstream_server.cluster.metadata_plane import NodePlane, NodeRegistration, Unsubscribe
+from millstream_server.runtime.channels import Dial, NodeChannels, dial_plaintext
 from millstream_server.runtime.identity import NodeIdentity
 from millstream_server.runtime.ports import Clock, Executor, Files
 from millstream_server.runtime.system import ThreadExecutor
@@ -52,7 +53,7 @@ class BrokerApp:
         random: Random,
         metrics: CollectorRegistry,
         executor: ExecutorFactory | None = None,
-        open_channel: Callable[[str], grpc.aio.Channel] = open_plaintext_channel,
+        dial: Dial = dial_plaintext,
     ) -> None:
         """Nothing is started yet. ``path`` is the log directory; ``executor`` makes a thread of
         that name, by default a real one."""
@@ -65,7 +66,7 @@ class BrokerApp:
         self._executor = executor
         self.counters = BrokerCounters()
         self._metrics = BrokerMetrics(metrics, self.counters, identity)
-        self._peers = Peers(open_channel)
+        self._peers = Peers(NodeChannels(dial))
         self.directory = LogDirectory(
             path,
             files,

@@ -16,6 +16,7 @@ from millstream_server.cluster.metadata_channels import MetadataChannels
 from millstream_server.cluster.metadata_plane import NodeRegistration, Subscriber, Unsubscribe
 from millstream_server.cluster.node_session import NodeSessionClient
 from millstream_server.cluster.request_sessions import RequestSessions
+from millstream_server.runtime.channels import Dial, dial_plaintext
 from millstream_server.runtime.errors import ServiceError
 from millstream_server.runtime.identity import NodeIdentity
 from millstream_server.runtime.ports import Clock
@@ -37,6 +38,7 @@ class ClusterView:
         random: random.Random,
         config: ClusterConfig | None = None,
         registration: NodeRegistration | None = None,
+        dial: Dial = dial_plaintext,
     ) -> None:
         """Nothing is started. Without ``registration`` the node follows, but has no session: that
         is for nodes that are metadata nodes only. Raises ValueError for a bad configuration."""
@@ -47,7 +49,7 @@ class ClusterView:
         self._config = config
         self._clock = clock
         self.bootstrap = tuple(bootstrap)
-        self._channels = MetadataChannels(bootstrap)
+        self._channels = MetadataChannels(bootstrap, dial)
         self._followed = FollowedImage(config.version_waiters_max)
         self._client = ControllerClient(self._channels, config, clock, random)
         self._requests = RequestSessions(self._client, config.request_sessions_max)

@@ -12,16 +12,12 @@ from millstream_server.coordinator.admission import Admission
 from millstream_server.coordinator.config import CoordinatorConfig
 from millstream_server.coordinator.end_offsets import EndOffsets
 from millstream_server.coordinator.group_shard import GroupShard
-from millstream_server.coordinator.log_client import (
-    BrokerChannels,
-    BrokerShardLogs,
-    OpenChannel,
-    open_plaintext_channel,
-)
+from millstream_server.coordinator.log_client import BrokerChannels, BrokerShardLogs
 from millstream_server.coordinator.log_ports import ShardLogs
 from millstream_server.coordinator.metrics import CoordinatorMetrics
 from millstream_server.coordinator.servicer import CoordinatorServicer
 from millstream_server.coordinator.shards import Shards
+from millstream_server.runtime.channels import Dial, NodeChannels, dial_plaintext
 from millstream_server.runtime.identity import NodeIdentity
 from millstream_server.runtime.ports import Clock
 
@@ -42,7 +38,7 @@ class CoordinatorApp:
         random: Random,
         metrics: CollectorRegistry,
         logs: ShardLogs | None = None,
-        open_channel: OpenChannel = open_plaintext_channel,
+        dial: Dial = dial_plaintext,
     ) -> None:
         """Nothing is started. ``logs`` replaces the partitions of ``__consumer_offsets`` on
         brokers. Raises ValueError for a bad configuration."""
@@ -51,7 +47,7 @@ class CoordinatorApp:
         self._cluster = cluster
         self._random = random
         self._metrics = CoordinatorMetrics(metrics)
-        self._channels = BrokerChannels(open_channel)
+        self._channels = BrokerChannels(NodeChannels(dial))
         self._logs = logs or BrokerShardLogs(lambda: cluster.image, self._channels, config)
         self._end_offsets = EndOffsets(lambda: cluster.image, self._channels, config, clock)
         self._shards = Shards(config, identity, cluster, self._logs, clock, self._new_shard)

@@ -21,37 +21,18 @@ from millstream_server.coordinator.log_ports import (
     WriteAnswer,
     WriteLink,
 )
+from millstream_server.runtime.channels import NodeChannels
 from millstream_server.runtime.errors import reason_name
-from millstream_server.runtime.grpc_server import MESSAGE_BYTES_MAX
 
 _SERVICE = "/millstream.v1.BrokerService/"
-_CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-    # A restarted broker is found again within the pause between two tries.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-)
-_CHANNELS_MAX = 256
 _READ_TIMEOUT_S = 10.0
-
-OpenChannel = Callable[[str], grpc.aio.Channel]
-
-
-def open_plaintext_channel(address: str) -> grpc.aio.Channel:
-    """A channel without encryption."""
-    return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
 
 
 class BrokerChannels:
-    """Channels to brokers by address, opened on first use."""
+    """Connections to the brokers that lead partitions."""
 
-    def __init__(self, open_channel: OpenChannel = open_plaintext_channel) -> None:
-        self._open_channel = open_channel
-        self._channels: dict[str, grpc.aio.Channel] = {}
+    def __init__(self, channels: NodeChannels) -> None:
+        self._channels = channels
 
     def leader(self, image: Image, topic_id: bytes, number: int) -> tuple[int, grpc.aio.Channel]:
         """Node id of and channel to a partition's leader. Raises LogUnavailable."""
@@ -61,19 +42,11 @@ class BrokerChannels:
         node = image.node(partition.leader_id)
         if node is None:
             raise LogUnavailable("the partition has no leader at present")
-        host = f"[{node.host}]" if ":" in node.host else node.host
-        address = f"{host}:{node.port}"
-        channel = self._channels.get(address)
-        if channel is None:
-            if len(self._channels) >= _CHANNELS_MAX:
-                raise LogUnavailable("too many brokers are connected")
-            channel = self._channels[address] = self._open_channel(address)
-        return node.node_id, channel
+        return node.node_id, self._channels.to(node.node_id, node.address)
 
     async def close(self) -> None:
-        """Close all channels; calls on them fail."""
-        channels, self._channels = list(self._channels.values()), {}
-        await asyncio.gather(*(channel.close() for channel in channels))
+        """Close all connections; calls on them fail."""
+        await self._channels.close()
 
 
 class BrokerShardLogs:
