@@ -368,6 +368,9 @@ class ExecuteRequest(_message.Message):
     ALLOCATE_PRODUCER_ID_FIELD_NUMBER: _builtins.int
     ENSURE_OFFSETS_TOPIC_FIELD_NUMBER: _builtins.int
     AUTO_CREATE_TOPIC_FIELD_NUMBER: _builtins.int
+    ALTER_PARTITIONS_FIELD_NUMBER: _builtins.int
+    REPORT_RECOVERED_LOGS_FIELD_NUMBER: _builtins.int
+    REPORT_DAMAGED_LOGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def open_request_session(self) -> _metadata_service_pb2.OpenRequestSessionRequest:
         """See `millstream.v1.MetadataService`."""
@@ -400,6 +403,18 @@ class ExecuteRequest(_message.Message):
     def auto_create_topic(self) -> Global___AutoCreateTopic:
         """Creates a topic with the cluster's defaults unless it exists."""
 
+    @_builtins.property
+    def alter_partitions(self) -> Global___AlterPartitions:
+        """A leader proposes other in-sync replicas. Answered by `altered_partitions`."""
+
+    @_builtins.property
+    def report_recovered_logs(self) -> Global___ReportRecoveredLogs:
+        """A broker tells how far logs reach of which one has to be elected. Answered by `altered_partitions`."""
+
+    @_builtins.property
+    def report_damaged_logs(self) -> Global___ReportDamagedLogs:
+        """A broker gives up its place in partitions whose logs are damaged. Answered by `altered_partitions`."""
+
     def __init__(
         self,
         *,
@@ -411,12 +426,15 @@ class ExecuteRequest(_message.Message):
         allocate_producer_id: _metadata_service_pb2.AllocateProducerIdRequest | None = ...,
         ensure_offsets_topic: Global___EnsureOffsetsTopic | None = ...,
         auto_create_topic: Global___AutoCreateTopic | None = ...,
+        alter_partitions: Global___AlterPartitions | None = ...,
+        report_recovered_logs: Global___ReportRecoveredLogs | None = ...,
+        report_damaged_logs: Global___ReportDamagedLogs | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_id", b"allocate_producer_id", "alter_configs", b"alter_configs", "auto_create_topic", b"auto_create_topic", "create_partitions", b"create_partitions", "create_topic", b"create_topic", "delete_topic", b"delete_topic", "ensure_offsets_topic", b"ensure_offsets_topic", "kind", b"kind", "open_request_session", b"open_request_session"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_id", b"allocate_producer_id", "alter_configs", b"alter_configs", "alter_partitions", b"alter_partitions", "auto_create_topic", b"auto_create_topic", "create_partitions", b"create_partitions", "create_topic", b"create_topic", "delete_topic", b"delete_topic", "ensure_offsets_topic", b"ensure_offsets_topic", "kind", b"kind", "open_request_session", b"open_request_session", "report_damaged_logs", b"report_damaged_logs", "report_recovered_logs", b"report_recovered_logs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_id", b"allocate_producer_id", "alter_configs", b"alter_configs", "auto_create_topic", b"auto_create_topic", "create_partitions", b"create_partitions", "create_topic", b"create_topic", "delete_topic", b"delete_topic", "ensure_offsets_topic", b"ensure_offsets_topic", "kind", b"kind", "open_request_session", b"open_request_session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_id", b"allocate_producer_id", "alter_configs", b"alter_configs", "alter_partitions", b"alter_partitions", "auto_create_topic", b"auto_create_topic", "create_partitions", b"create_partitions", "create_topic", b"create_topic", "delete_topic", b"delete_topic", "ensure_offsets_topic", b"ensure_offsets_topic", "kind", b"kind", "open_request_session", b"open_request_session", "report_damaged_logs", b"report_damaged_logs", "report_recovered_logs", b"report_recovered_logs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open_request_session", "create_topic", "delete_topic", "create_partitions", "alter_configs", "allocate_producer_id", "ensure_offsets_topic", "auto_create_topic"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open_request_session", "create_topic", "delete_topic", "create_partitions", "alter_configs", "allocate_producer_id", "ensure_offsets_topic", "auto_create_topic", "alter_partitions", "report_recovered_logs", "report_damaged_logs"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -435,6 +453,7 @@ class ExecuteResponse(_message.Message):
     CREATE_PARTITIONS_FIELD_NUMBER: _builtins.int
     ALTER_CONFIGS_FIELD_NUMBER: _builtins.int
     ALLOCATE_PRODUCER_ID_FIELD_NUMBER: _builtins.int
+    ALTERED_PARTITIONS_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version of the image that holds the effect."""
     @_builtins.property
@@ -461,6 +480,10 @@ class ExecuteResponse(_message.Message):
     def allocate_producer_id(self) -> _metadata_service_pb2.AllocateProducerIdResponse:
         """See `millstream.v1.MetadataService`."""
 
+    @_builtins.property
+    def altered_partitions(self) -> Global___AlteredPartitions:
+        """What became of each partition of an internal request."""
+
     def __init__(
         self,
         *,
@@ -471,12 +494,13 @@ class ExecuteResponse(_message.Message):
         create_partitions: _metadata_service_pb2.CreatePartitionsResponse | None = ...,
         alter_configs: _metadata_service_pb2.AlterConfigsResponse | None = ...,
         allocate_producer_id: _metadata_service_pb2.AllocateProducerIdResponse | None = ...,
+        altered_partitions: Global___AlteredPartitions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_id", b"allocate_producer_id", "alter_configs", b"alter_configs", "create_partitions", b"create_partitions", "create_topic", b"create_topic", "delete_topic", b"delete_topic", "kind", b"kind", "open_request_session", b"open_request_session"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_id", b"allocate_producer_id", "alter_configs", b"alter_configs", "altered_partitions", b"altered_partitions", "create_partitions", b"create_partitions", "create_topic", b"create_topic", "delete_topic", b"delete_topic", "kind", b"kind", "open_request_session", b"open_request_session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_id", b"allocate_producer_id", "alter_configs", b"alter_configs", "create_partitions", b"create_partitions", "create_topic", b"create_topic", "delete_topic", b"delete_topic", "kind", b"kind", "open_request_session", b"open_request_session", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_id", b"allocate_producer_id", "alter_configs", b"alter_configs", "altered_partitions", b"altered_partitions", "create_partitions", b"create_partitions", "create_topic", b"create_topic", "delete_topic", b"delete_topic", "kind", b"kind", "open_request_session", b"open_request_session", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open_request_session", "create_topic", "delete_topic", "create_partitions", "alter_configs", "allocate_producer_id"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open_request_session", "create_topic", "delete_topic", "create_partitions", "alter_configs", "allocate_producer_id", "altered_partitions"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -520,6 +544,296 @@ class AutoCreateTopic(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AutoCreateTopic: _TypeAlias = AutoCreateTopic  # noqa: Y015
+
+@_typing.final
+class AlterPartitions(_message.Message):
+    """A leader's proposals of in-sync replicas. Refused as a whole only if the node or its epoch is wrong (STALE_NODE_EPOCH), or if
+    there are more than 1000; everything else is answered by partition.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NODE_EPOCH_FIELD_NUMBER: _builtins.int
+    PROPOSALS_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.int
+    """Id of the sending node."""
+    node_epoch: _builtins.int
+    """Epoch of its registration."""
+    @_builtins.property
+    def proposals(self) -> _containers.RepeatedCompositeFieldContainer[Global___InSyncProposal]:
+        """The proposals, at most one a partition."""
+
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.int = ...,
+        node_epoch: _builtins.int = ...,
+        proposals: _abc.Iterable[Global___InSyncProposal] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_epoch", b"node_epoch", "node_id", b"node_id", "proposals", b"proposals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AlterPartitions: _TypeAlias = AlterPartitions  # noqa: Y015
+
+@_typing.final
+class InSyncProposal(_message.Message):
+    """The in-sync replicas that a leader proposes for one partition."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    LEADER_EPOCH_FIELD_NUMBER: _builtins.int
+    PARTITION_EPOCH_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    topic_id: _builtins.bytes
+    """Id of the topic."""
+    partition: _builtins.int
+    """Number of the partition."""
+    leader_epoch: _builtins.int
+    """Leader epoch under which the sender leads."""
+    partition_epoch: _builtins.int
+    """Partition epoch that the proposal was made on."""
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___InSyncMember]:
+        """All in-sync replicas, the leader among them."""
+
+    def __init__(
+        self,
+        *,
+        topic_id: _builtins.bytes = ...,
+        partition: _builtins.int = ...,
+        leader_epoch: _builtins.int = ...,
+        partition_epoch: _builtins.int = ...,
+        members: _abc.Iterable[Global___InSyncMember] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader_epoch", b"leader_epoch", "members", b"members", "partition", b"partition", "partition_epoch", b"partition_epoch", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InSyncProposal: _TypeAlias = InSyncProposal  # noqa: Y015
+
+@_typing.final
+class InSyncMember(_message.Message):
+    """A replica with the registration that the leader knows to be in sync."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NODE_EPOCH_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.int
+    """Id of the node."""
+    node_epoch: _builtins.int
+    """Epoch of its registration, as its reports carry it."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.int = ...,
+        node_epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_epoch", b"node_epoch", "node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InSyncMember: _TypeAlias = InSyncMember  # noqa: Y015
+
+@_typing.final
+class AlteredPartitions(_message.Message):
+    """What became of the partitions of a request, in its order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTITIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def partitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___AlteredPartition]:
+        """One for each partition named."""
+
+    def __init__(
+        self,
+        *,
+        partitions: _abc.Iterable[Global___AlteredPartition] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partitions", b"partitions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AlteredPartitions: _TypeAlias = AlteredPartitions  # noqa: Y015
+
+@_typing.final
+class AlteredPartition(_message.Message):
+    """What became of one partition."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    PARTITION_EPOCH_FIELD_NUMBER: _builtins.int
+    topic_id: _builtins.bytes
+    """Id of the topic."""
+    partition: _builtins.int
+    """Number of the partition."""
+    reason: _builtins.str
+    """Why it was not changed; empty: it was. UNKNOWN_TOPIC, UNKNOWN_PARTITION, INVALID_REQUEST, NOT_LEADER and INELIGIBLE_REPLICA:
+    nothing happened nor will. FENCED_LEADER_EPOCH and INVALID_UPDATE_VERSION: the partition is at a newer epoch, perhaps by an
+    earlier try of this very proposal, so that only the image tells. NOT_CONTROLLER: the answering node knows less than the
+    sender. UP_TO_DATE: there was nothing to do.
+    """
+    partition_epoch: _builtins.int
+    """Partition epoch after the request. Zero: the partition is unknown."""
+    def __init__(
+        self,
+        *,
+        topic_id: _builtins.bytes = ...,
+        partition: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        partition_epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partition", b"partition", "partition_epoch", b"partition_epoch", "reason", b"reason", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AlteredPartition: _TypeAlias = AlteredPartition  # noqa: Y015
+
+@_typing.final
+class ReportRecoveredLogs(_message.Message):
+    """How far logs reach that lost their place in the in-sync and eligible replicas (invariant 7)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NODE_EPOCH_FIELD_NUMBER: _builtins.int
+    LOGS_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.int
+    """Id of the sending node."""
+    node_epoch: _builtins.int
+    """Epoch of its registration."""
+    @_builtins.property
+    def logs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecoveredLog]:
+        """The logs, at most 1000 and one a partition."""
+
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.int = ...,
+        node_epoch: _builtins.int = ...,
+        logs: _abc.Iterable[Global___RecoveredLog] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logs", b"logs", "node_epoch", b"node_epoch", "node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportRecoveredLogs: _TypeAlias = ReportRecoveredLogs  # noqa: Y015
+
+@_typing.final
+class RecoveredLog(_message.Message):
+    """How far one log reaches."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    LAST_EPOCH_FIELD_NUMBER: _builtins.int
+    SYNCED_END_OFFSET_FIELD_NUMBER: _builtins.int
+    topic_id: _builtins.bytes
+    """Id of the topic."""
+    partition: _builtins.int
+    """Number of the partition."""
+    last_epoch: _builtins.int
+    """Leader epoch of its last batch."""
+    synced_end_offset: _builtins.int
+    """Offset behind the last record that is synced."""
+    def __init__(
+        self,
+        *,
+        topic_id: _builtins.bytes = ...,
+        partition: _builtins.int = ...,
+        last_epoch: _builtins.int = ...,
+        synced_end_offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_epoch", b"last_epoch", "partition", b"partition", "synced_end_offset", b"synced_end_offset", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecoveredLog: _TypeAlias = RecoveredLog  # noqa: Y015
+
+@_typing.final
+class ReportDamagedLogs(_message.Message):
+    """Logs that are damaged where they were synced (invariants 6 and 34)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NODE_EPOCH_FIELD_NUMBER: _builtins.int
+    LOGS_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.int
+    """Id of the sending node."""
+    node_epoch: _builtins.int
+    """Epoch of its registration."""
+    @_builtins.property
+    def logs(self) -> _containers.RepeatedCompositeFieldContainer[Global___DamagedLog]:
+        """The logs, at most 1000 and one a partition."""
+
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.int = ...,
+        node_epoch: _builtins.int = ...,
+        logs: _abc.Iterable[Global___DamagedLog] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logs", b"logs", "node_epoch", b"node_epoch", "node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportDamagedLogs: _TypeAlias = ReportDamagedLogs  # noqa: Y015
+
+@_typing.final
+class DamagedLog(_message.Message):
+    """One damaged log. Its replica leaves every set at once and returns only by copying from a leader."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    topic_id: _builtins.bytes
+    """Id of the topic."""
+    partition: _builtins.int
+    """Number of the partition."""
+    reason: _builtins.str
+    """What is damaged, for the controller's log."""
+    def __init__(
+        self,
+        *,
+        topic_id: _builtins.bytes = ...,
+        partition: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partition", b"partition", "reason", b"reason", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DamagedLog: _TypeAlias = DamagedLog  # noqa: Y015
 
 @_typing.final
 class DescribeQuorumRequest(_message.Message):
