@@ -106,6 +106,10 @@ class Executor(Protocol):
         is not None,
         unless the job returned None."""
 
+    def post(self, callback: Callable[[], None]) -> None:
+        """Call back on the event loop as soon as it has time; to be called from inside a job, to
+        tell of what is done before the job is. Comes before the job's ``done``."""
+
     def pending(self) -> int:
         """Jobs that were submitted and are not done yet."""
 

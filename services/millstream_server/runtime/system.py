@@ -1,6 +1,7 @@
 """The ports of ``ports.py`` on a real machine."""
 
 import asyncio
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -188,6 +189,11 @@ class ThreadExecutor:
         """See ``Executor``."""
         self._pending += 1
         self._jobs.put((job, done))
+
+    def post(self, callback: Callable[[], None]) -> None:
+        """See ``Executor``."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._loop.call_soon_threadsafe(callback)
 
     def pending(self) -> int:
         """See ``Executor``."""

@@ -80,6 +80,8 @@ class DirectoryWriter:
         # When the recovery point of a log was last seen behind its end, monotonic.
         self._behind_since_ms: dict[Log, int] = {}
         self._flush_seconds: list[float] = []
+        # Who wants to hear of writes before they are synced.
+        self._listeners: dict[Log, Callable[[int], None]] = {}
 
     @property
     def waiting_bytes(self) -> int:
@@ -154,6 +156,14 @@ class DirectoryWriter:
             return 0
         return self._config.background_flush_interval_ms
 
+    def listen(self, log: Log, listener: Callable[[int], None] | None) -> None:
+        """Tell ``listener`` the written end of a log after a write and before the sync that
+        follows, on the event loop; None: nobody any more. Writes of ``write_now`` are not told."""
+        if listener is None:
+            self._listeners.pop(log, None)
+        else:
+            self._listeners[log] = listener
+
     def when_idle(self, callback: Callable[[], None]) -> None:
         """Call back once nothing waits or runs; at once if that is so now."""
         if self._running or self._waiting:
@@ -213,6 +223,7 @@ class DirectoryWriter:
                 part.written, part.error = log.write([one.staged for one in part.current])
             except StorageError as error:
                 part.error = error
+        self._tell_written(rounds)
         began = self._timer()
         synced = False
         for part in rounds:
@@ -225,6 +236,23 @@ class DirectoryWriter:
         failed.update((part.log, part.error) for part in rounds if part.error is not None)
         if synced:
             self._flush_seconds.append(self._timer() - began)
+
+    def _tell_written(self, rounds: list[_LogRound]) -> None:
+        """Let the loop know what stands in the files before it is synced: a leader pushes it to
+        its followers meanwhile (invariant 13)."""
+        news = [
+            (part.log, part.log.generation, part.log.written_end_offset)
+            for part in rounds
+            if part.written and part.log in self._listeners
+        ]
+        if news:
+            self._executor.post(lambda: self._call_listeners(news))
+
+    def _call_listeners(self, news: list[tuple[Log, int, int]]) -> None:
+        for log, generation, written_end in news:
+            listener = self._listeners.get(log)
+            if listener is not None and log.generation == generation:  # else it was cut since
+                listener(written_end)
 
     def _finish(self, steps: list[_Step], error: BaseException | None) -> None:
         """Back on the loop: settle the logs, tell everybody, start the next job."""

@@ -1,6 +1,7 @@
 """The real ports keep the contracts that ``ports.py`` states."""
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -101,4 +102,26 @@ async def test_jobs_run_in_order_and_report_on_the_loop() -> None:
     await finished.wait()
     assert seen == [(1, None), (None, OSError), (3, None)]
     assert executor.pending() == 0
+    executor.close()
+
+
+async def test_what_a_job_posts_comes_to_the_loop_while_the_job_still_runs() -> None:
+    loop = asyncio.get_running_loop()
+    executor = ThreadExecutor("test", loop)
+    posted, finished = asyncio.Event(), asyncio.Event()
+    go_on = threading.Event()
+
+    def job() -> bool:
+        executor.post(posted.set)
+        return go_on.wait(10)
+
+    def done(result: bool | None, _: BaseException | None) -> None:
+        assert result
+        finished.set()
+
+    executor.submit(job, done)
+    await posted.wait()
+    assert not finished.is_set()
+    go_on.set()
+    await finished.wait()
     executor.close()

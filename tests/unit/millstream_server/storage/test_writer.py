@@ -143,3 +143,28 @@ def test_flush_times_are_reported() -> None:
     appender.writer._observe_flush = seen.append
     appender.append(make_batch())
     assert seen == [1.0]
+
+
+def test_what_is_written_is_told_before_it_is_synced() -> None:
+    appender = Appender()
+    told: list[tuple[int, int]] = []
+    appender.writer.listen(
+        appender.log, lambda end: told.append((end, appender.log.synced_end_offset))
+    )
+    appender.append(make_batch([b"a", b"b"]))
+    appender.append(make_batch())
+    assert told == [(2, 0), (3, 2)]
+    appender.writer.listen(appender.log, None)
+    appender.append(make_batch())
+    assert len(told) == 2
+
+
+def test_what_was_not_written_is_not_told() -> None:
+    appender = Appender()
+    told: list[int] = []
+    appender.append(make_batch())
+    appender.writer.listen(appender.log, told.append)
+    appender.files.capacity_bytes = 0
+    appender.append(make_batch())
+    assert appender.errors
+    assert told == []
