@@ -114,6 +114,9 @@ class ConsensusStatus:
     journal_syncs: int
     #: The other voters by node id.
     voters: Mapping[int, VoterStatus]
+    #: This node lost entries that it had acknowledged, and does not vote until its log is committed
+    #: up to this index; 0: it votes.
+    silent_until: int
 
 
 LeadershipCallback = Callable[[bool, int], None]

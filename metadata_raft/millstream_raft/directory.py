@@ -18,6 +18,7 @@ from millstream_raft.checked_file import (
     replace_file,
 )
 from millstream_raft.directory_errors import (
+    REPLACE_DISK,
     AlreadyFormatted,
     DirectoryDamaged,
     ForeignDirectory,
@@ -25,9 +26,11 @@ from millstream_raft.directory_errors import (
     PeerHasLog,
     RaftDirectoryError,
 )
+from millstream_raft.disk_recovery import RecoveryPoint
 from millstream_raft.journal_format import encode_file
 from millstream_raft.ports import Files
 from millstream_raft.raft_messages import FIRST_ENTRY
+from millstream_raft.vote import Promises
 from millstream_server.v1 import raft_storage_pb2 as storage
 
 FILE_NAME = "identity"
@@ -63,18 +66,36 @@ def format_node(
     """Make a folder that holds an empty log. ``peer_logs`` are the answers of the voters that
     could be reached. Durable on return; a crash before leaves a folder that can be formatted
     again. Raises AlreadyFormatted, PeerHasLog, ValueError or OSError."""
-    identity = RaftIdentity(cluster_id, node_id, frozenset(voters))
-    _check_identity(identity)
     for peer in peer_logs:
         if peer.last_index > FIRST_ENTRY.index:
             raise PeerHasLog(
-                f"node {peer.node_id} already has a log of cluster {peer.cluster_id}: this is no "
-                "new cluster. If this node lost its disk, copy the folder of a healthy voter's "
-                "snapshot while all others are up, or remove the node from the cluster"
+                f"node {peer.node_id} already has a log of cluster {peer.cluster_id}, so this is "
+                f"no new cluster. If this node lost its disk: {REPLACE_DISK}"
             )
+    _make_folder(path, RaftIdentity(cluster_id, node_id, frozenset(voters)), Promises(), files)
+
+
+def format_replacement(
+    path: str,
+    cluster_id: str,
+    node_id: int,
+    voters: Collection[int],
+    files: Files,
+    point: RecoveryPoint,
+) -> None:
+    """Make a folder for a voter that lost its disk. It holds an empty log, and the promise to be
+    silent until it holds everything that it may have acknowledged; see ``disk_recovery``. Durable
+    on return. Raises AlreadyFormatted, ValueError or OSError."""
+    # The leader of this term is the one that it may have voted for; another it must not.
+    promises = Promises(point.term, voted_for=point.leader_id, silent_until=point.index)
+    _make_folder(path, RaftIdentity(cluster_id, node_id, frozenset(voters)), promises, files)
+
+
+def _make_folder(path: str, identity: RaftIdentity, promises: Promises, files: Files) -> None:
+    _check_identity(identity)
     files.make_directory(path)
     _refuse_used_folder(path, files)
-    replace_file(files, os.path.join(path, vote.FILE_NAME), [vote.encode_vote(0, None)])
+    replace_file(files, os.path.join(path, vote.FILE_NAME), [vote.encode_vote(promises)])
     replace_file(files, os.path.join(path, journal.FILE_NAME), [encode_file([FIRST_ENTRY])])
     # Last, since its presence says that all the rest is there.
     replace_file(files, os.path.join(path, FILE_NAME), [_encode_identity(identity)])
@@ -91,8 +112,9 @@ def read_identity(path: str, files: Files) -> RaftIdentity:
     name = os.path.join(path, FILE_NAME)
     if not files.exists(name):
         raise NotFormatted(
-            f"{path} is not the folder of a metadata node. If this node is new, run format; if it "
-            "had data, its disk is lost or not mounted: do not format it"
+            f"{path} is not the folder of a metadata node. If this node is new, run 'millstream "
+            "format'. If it had data, its disk is not mounted, or lost; if it is lost: "
+            f"{REPLACE_DISK}"
         )
     content = decode_checked(MAGIC, read_from_disk(files, name), name)
     try:
@@ -152,6 +174,7 @@ __all__ = [
     "RaftIdentity",
     "check_directory",
     "format_node",
+    "format_replacement",
     "is_formatted",
     "read_identity",
 ]

@@ -9,6 +9,12 @@ RaftDirectoryError
 └── DirectoryDamaged  a file does not hold what was durably written to it
 """
 
+#: What to do about a voter's disk that is lost or damaged.
+REPLACE_DISK = (
+    "run 'millstream format --replace-lost-disk' on an empty folder while all other metadata nodes "
+    "are up (deploy/OPERATIONS.md)"
+)
+
 
 class RaftDirectoryError(Exception):
     """The folder must not be used; the message says what to do."""
@@ -42,6 +48,5 @@ class DirectoryDamaged(RaftDirectoryError):
     def __str__(self) -> str:
         return (
             f"{super().__str__()}. Acknowledged entries may be gone, so this node must not take "
-            "part. Restore the folder, or copy the snapshot and journal of a healthy node while "
-            "all others are up"
+            f"part. Move the folder away and {REPLACE_DISK}"
         )

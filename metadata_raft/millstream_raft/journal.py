@@ -13,6 +13,7 @@ import os.path
 from millstream_raft.checked_file import read_from_disk, replace_file
 from millstream_raft.directory_errors import DirectoryDamaged
 from millstream_raft.journal_format import (
+    JournalMark,
     decode_file,
     encode_file,
     encode_record,
@@ -34,9 +35,10 @@ class Journal:
         files: Files,
         fail_stop: FailStop,
         rules: frozenset[Rule] = ALL_RULES,
+        mark: JournalMark | None = None,
     ) -> None:
-        """Load the file as invariant 34 asks: sync, forget the cache, then read. Raises
-        DirectoryDamaged, NewerFormat or OSError."""
+        """Load the file as invariant 34 asks: sync, forget the cache, then read. ``mark`` is what
+        was noted of it last. Raises DirectoryDamaged, NewerFormat or OSError."""
         self._path = os.path.join(directory, FILE_NAME)
         self._files = files
         self._fail_stop = fail_stop
@@ -44,7 +46,7 @@ class Journal:
         if not files.exists(self._path):
             raise DirectoryDamaged(f"{self._path} is missing")
         data = read_from_disk(files, self._path)
-        content = decode_file(data, self._path)
+        content = decode_file(data, self._path, mark)
         #: In place for ever: the library holds on to this very list.
         self.entries: list[LogEntry] = content.entries
         self._file: File = files.open(self._path)
@@ -54,6 +56,7 @@ class Journal:
         self._unwritten: list[bytes] = []
         self._written_bytes = content.valid_bytes
         self._synced_bytes = content.valid_bytes
+        self._whole_bytes = content.whole_bytes
         self._unwritten_bytes = 0
         #: fdatasync calls so far.
         self.syncs = 0
@@ -67,6 +70,11 @@ class Journal:
     def last_index(self) -> int:
         """Index of the last entry, synced or not."""
         return self.entries[-1].index
+
+    @property
+    def mark(self) -> JournalMark:
+        """How much of which file is on the disk."""
+        return JournalMark(self.entries[0].index, self._whole_bytes, self._synced_bytes)
 
     def append(self, entry: LogEntry) -> None:
         """Add an entry, unless it is there already. Only an entry of another term at the same
@@ -140,7 +148,7 @@ class Journal:
             self._file = self._files.open(self._path)
         except OSError as error:
             self._fail_stop(f"cannot rewrite {self._path}: {error}")
-        self._written_bytes = self._synced_bytes = len(data)
+        self._written_bytes = self._synced_bytes = self._whole_bytes = len(data)
         self._unwritten.clear()
         self._unwritten_bytes = 0
         self.syncs += 1

@@ -15,7 +15,8 @@ The *synced length* is the length of the file that was known to be on the disk w
 record was made. It separates two kinds of damage (invariant 34): below the largest such length
 something acknowledged may be gone, and the node must not start; above it, nobody was told anything
 yet, and the tail is cut. A valid record may follow a hole, since pages are written back in any
-order.
+order. Where the end of the file was cut off, the records that told its synced length are gone too:
+that is what a ``JournalMark``, kept elsewhere, is for.
 """
 
 import struct
@@ -58,17 +59,31 @@ def encode_file(entries: list[LogEntry]) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class JournalMark:
+    """A synced length of one file, noted outside of it. Which file is told by where it begins and
+    by its length when it was written as a whole: it is only ever written anew to begin at a later
+    entry, but for a first snapshot of two entries, which makes it longer."""
+
+    first_index: int
+    whole_bytes: int
+    synced_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class JournalContent:
     """What a file holds."""
 
     entries: list[LogEntry]
     #: Where the file must be cut: its own length unless its tail was torn.
     valid_bytes: int
+    #: Its length when it was last written as a whole.
+    whole_bytes: int
 
 
-def decode_file(data: bytes, name: str) -> JournalContent:
-    """Read a whole file. Raises DirectoryDamaged for damage below a synced length, NewerFormat."""
-    synced = _decode_header(data, name)
+def decode_file(data: bytes, name: str, mark: JournalMark | None = None) -> JournalContent:
+    """Read a whole file. Raises DirectoryDamaged for damage below a synced length, which the mark
+    may know of, and NewerFormat."""
+    whole = synced = _decode_header(data, name)
     entries: list[LogEntry] = []
     position = HEADER_BYTES
     while (record := _record_at(data, position)) is not None:
@@ -78,13 +93,19 @@ def decode_file(data: bytes, name: str) -> JournalContent:
         position = end
     if position < len(data):
         synced = max(synced, _synced_length_behind(data, position + 1))
+    if mark is not None and (mark.first_index, mark.whole_bytes) == (_first_index(entries), whole):
+        synced = max(synced, mark.synced_bytes)
     if position < synced:
         raise DirectoryDamaged(
             f"{name} is damaged at byte {position}, though {synced} bytes of it were on the disk"
         )
     if not entries:
         raise DirectoryDamaged(f"{name} holds no entry")
-    return JournalContent(entries, position)
+    return JournalContent(entries, position, whole)
+
+
+def _first_index(entries: list[LogEntry]) -> int:
+    return entries[0].index if entries else 0
 
 
 def _decode_header(data: bytes, name: str) -> int:

@@ -212,7 +212,7 @@ class PySyncObjConsensus:
         status = self._status
         if status is not None:
             return status
-        return ConsensusStatus(self._node_id, None, False, 0, 0, 0, 0, 0, 0, 0, 0, {})
+        return ConsensusStatus(self._node_id, None, False, 0, 0, 0, 0, 0, 0, 0, 0, {}, 0)
 
     # What the transport tells, on the loop.
 
@@ -269,7 +269,9 @@ class PySyncObjConsensus:
             check_directory(self._directory, self._identity, self._files)
             votes = VoteFile(self._directory, self._files, self._fail_stop)
             snapshots = SnapshotFile(self._directory, self._files, self._fail_stop)
-            journal = Journal(self._directory, self._files, self._fail_stop, self._rules)
+            journal = Journal(
+                self._directory, self._files, self._fail_stop, self._rules, votes.journal_mark
+            )
         except OSError as error:
             raise RaftDirectoryError(f"cannot read {self._directory}: {error}") from error
         snapshots.check_reaches(journal.entries[0])

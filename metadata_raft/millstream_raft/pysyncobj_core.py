@@ -29,13 +29,16 @@ from millstream_raft.raft_messages import (
     KIND_BATCH,
     KIND_NOTHING,
     AppendEntries,
+    EntriesLost,
     Envelope,
     InstallSnapshot,
     Message,
     Position,
+    RequestVote,
     VoteGranted,
 )
 from millstream_raft.rules import ALL_RULES, Rule
+from millstream_raft.silence import Silence, shows_loss
 from millstream_raft.snapshot_file import Snapshot, SnapshotFile
 from millstream_raft.vote import VoteFile
 
@@ -97,6 +100,8 @@ class RaftCore:
         self._fail_stop = fail_stop
         self._failure: str | None = None
         self._journal = journal
+        self._votes = votes
+        self._silence = Silence(node_id, votes, self.fail)
         self._snapshots = snapshots
         self._apply, self._dump, self._restore = apply, dump, restore
         self._send = send
@@ -110,7 +115,7 @@ class RaftCore:
         self._leader_heard_ms: int | None = None
         self._installing = False
         self._enter()
-        self._node = self._make_node(votes)
+        self._node = self._make_node()
         for name in INSTANCE_ATTRIBUTES:
             if not hasattr(self._node, name):
                 raise UnsupportedLibrary(f"pysyncobj lacks {name}")
@@ -120,7 +125,7 @@ class RaftCore:
             self._fail_again()
             self._excuse_ms(clock.monotonic_ms() - began_ms)
 
-    def _make_node(self, votes: VoteFile) -> Any:
+    def _make_node(self) -> Any:
         conf = library.SyncObjConf(
             autoTick=False,
             appendEntriesUseBatch=False,
@@ -140,7 +145,7 @@ class RaftCore:
         last = self._snapshots.last
         committed_index = 1 if last is None else last.index
         with replaced_parts(
-            lambda path: LibraryJournal(self._journal, votes, committed_index),
+            lambda path: LibraryJournal(self._journal, self._votes, committed_index),
             lambda *_: LibrarySnapshots(
                 self._snapshots, self.dump, self.restore, self.fail, self._config
             ),
@@ -152,6 +157,11 @@ class RaftCore:
     def tick(self) -> None:
         """Do what is due: elections, heartbeats, commits, applying, snapshots."""
         self._enter()
+        if self._silence.lasts(self.commit_index):
+            # Stand for election never, so never soon.
+            self._node._SyncObj__raftElectionDeadline = (
+                self._clock.monotonic_ms() + self._config.election_timeout_max_ms
+            ) / 1000
         if self._journal.size_bytes > self._config.snapshot_journal_bytes:
             self._node.forceLogCompaction()
         self._node.doTick(0)
@@ -162,11 +172,20 @@ class RaftCore:
         if node is None:
             return
         self._enter()
+        match envelope.message:
+            case EntriesLost(index):
+                if index > self.commit_index:  # else the news is old
+                    self._silence.begin(sender, index, self._journal.last_index)
+                return
+            case RequestVote() if self._silence.until:
+                return
         arrival = self._filter.arrive(sender, envelope, self._view(node))
         if arrival.message is not None:
             self._deliver(node, arrival.message)
         for reply in arrival.replies:
             self._send_message(sender, reply)
+        if self.leads and shows_loss(envelope, self.term, self.peer(sender)[1]):
+            self._send_message(sender, EntriesLost(self._journal.last_index))
 
     def connected(self, peer: int) -> None:
         """Messages can be handed to a voter from now on."""
@@ -241,6 +260,11 @@ class RaftCore:
     def applied_index(self) -> int:
         """Highest index that was applied."""
         return int(self._node.raftLastApplied)
+
+    @property
+    def silent_until(self) -> int:
+        """The index up to which the log must be committed before this node votes; 0: it votes."""
+        return self._silence.until
 
     def peer(self, peer: int) -> tuple[bool, int]:
         """Whether a voter is connected, and the highest index known to be on its disk."""

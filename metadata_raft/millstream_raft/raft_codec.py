@@ -8,6 +8,7 @@ from millstream_raft.raft_messages import (
     KIND_NOTHING,
     AppendEntries,
     AppendReply,
+    EntriesLost,
     Envelope,
     InstallSnapshot,
     LogEntry,
@@ -50,6 +51,8 @@ def encode(envelope: Envelope) -> wire.RaftMessage:
             out.append_reply.reset = reset
         case TermNotice():
             out.term_notice.SetInParent()
+        case EntriesLost(leader_last_index):
+            out.entries_lost.leader_last_index = leader_last_index
     return out
 
 
@@ -154,6 +157,10 @@ def _decode_notice(message: wire.RaftMessage) -> Message:
     return TermNotice()
 
 
+def _decode_loss(message: wire.RaftMessage) -> Message:
+    return EntriesLost(_number(message.entries_lost.leader_last_index, "last index"))
+
+
 _DECODERS = {
     "request_vote": _decode_vote_request,
     "vote_granted": _decode_vote,
@@ -161,6 +168,7 @@ _DECODERS = {
     "install_snapshot": _decode_install,
     "append_reply": _decode_reply,
     "term_notice": _decode_notice,
+    "entries_lost": _decode_loss,
 }
 
 

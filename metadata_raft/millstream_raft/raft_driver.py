@@ -200,6 +200,7 @@ class RaftDriver:
             proposals_pending=len(self._queue) + len(self._under_way or ()),
             journal_syncs=self._journal.syncs,
             voters=voters,
+            silent_until=self._core.silent_until,
         )
 
     def close(self) -> list[Outcome]:

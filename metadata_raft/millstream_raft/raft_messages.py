@@ -88,7 +88,22 @@ class TermNotice:
     """The receiver's term is over; the envelope says which one runs."""
 
 
-Message = RequestVote | VoteGranted | AppendEntries | InstallSnapshot | AppendReply | TermNotice
+@dataclass(frozen=True, slots=True)
+class EntriesLost:
+    """The receiver refused entries as if its log ended below what it acknowledged in this term."""
+
+    leader_last_index: int
+
+
+Message = (
+    RequestVote
+    | VoteGranted
+    | AppendEntries
+    | InstallSnapshot
+    | AppendReply
+    | TermNotice
+    | EntriesLost
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,4 +119,5 @@ class InstantConsensus:
             proposals_pending=0,
             journal_syncs=0,
             voters={},
+            silent_until=0,
         )

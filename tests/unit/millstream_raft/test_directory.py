@@ -42,7 +42,7 @@ def test_formatted_folder_is_this_nodes():
 def test_empty_folder_is_refused():
     files = CrashFiles()
     files.make_directory("/raft")
-    with pytest.raises(NotFormatted, match="do not format it"):
+    with pytest.raises(NotFormatted, match="replace-lost-disk"):
         check_directory("/raft", IDENTITY, files)
 
 

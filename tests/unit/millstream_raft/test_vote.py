@@ -3,7 +3,7 @@
 import pytest
 
 from millstream_raft.directory_errors import DirectoryDamaged, NewerFormat
-from millstream_raft.vote import VoteFile, encode_vote
+from millstream_raft.vote import Promises, VoteFile, encode_vote
 from tests.fakes.crash_files import Crash, CrashFiles
 from tests.fakes.raft_cluster import NodeStopped, stop_node
 
@@ -12,7 +12,7 @@ PATH = "/raft/vote"
 
 def fresh() -> CrashFiles:
     files = CrashFiles()
-    files.change(PATH, encode_vote(0, None))
+    files.change(PATH, encode_vote(Promises()))
     return files
 
 
