@@ -22,6 +22,7 @@ from millstream_server.broker.offsets import Offsets
 from millstream_server.broker.peers import Peers
 from millstream_server.broker.publishing import Publishing
 from millstream_server.broker.refusal import Refusal
+from millstream_server.broker.replication.followed_partitions import FollowedPartitions
 from millstream_server.broker.routing import Routing
 from millstream_server.broker.servicer import BrokerServicer
 from millstream_server.broker.subscribing import Subscribing
@@ -34,6 +35,7 @@ from millstream_server.runtime.system import ThreadExecutor
 from millstream_server.storage.config import DirectoryConfig
 from millstream_server.storage.directory import LogDirectory, RecoveryProgress
 from millstream_server.storage.writer import DirectoryWriter
+from millstream_server.v1 import replication_service_pb2_grpc as replication_pb_grpc
 
 _log = structlog.get_logger()
 ExecutorFactory = Callable[[str], Executor]
@@ -137,7 +139,10 @@ class BrokerApp:
             checks=self._thread("batch-check"),
         )
         self._appender = Appender(self.hosted)
-        self._follower = ImageFollower(self.hosted, self._upkeep_thread)
+        self._followed = FollowedPartitions(
+            self.hosted, self._identity.cluster_id, self._leader_stub, self._random
+        )
+        self._follower = ImageFollower(self.hosted, self._upkeep_thread, self._followed)
         self._upkeep = Upkeep(self.hosted, self._follower, self._metrics, self._upkeep_thread)
         routing = Routing(config, self._identity.node_id, cluster)
         self._calls = BrokerCalls(
@@ -149,6 +154,9 @@ class BrokerApp:
             self._path,
         )
         self._metrics.attach(self.hosted, self._path)
+
+    def _leader_stub(self, node_id: int) -> "replication_pb_grpc.ReplicationServiceAsyncStub":
+        return self._peers.replication_stub(self._cluster.image, node_id)
 
     def register(self, server: grpc.aio.Server) -> list[str]:
         """Add the service to a server; returns its full name."""
@@ -192,6 +200,7 @@ class BrokerApp:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._followed.close()
         stopping = Refusal("NODE_SHUTTING_DOWN", "the broker is stopping", indeterminate=True)
         for replica in tuple(self.hosted.replicas.values()):
             replica.deliver(replica.state.fail_waiting(stopping))

@@ -50,6 +50,10 @@ class BrokerConfig:
     fetch_wait_ms_max: int = 60_000
     # High-watermark moves without data are pushed together, at most this late (invariant 13).
     watermark_push_ms: int = 5
+    # Bytes that a leader may have under way to this follower on each lane: a few of the largest
+    # messages, so that the disk never waits for the next one.
+    replica_tail_credit_bytes: int = 16 * _MIB
+    replica_catch_up_credit_bytes: int = 8 * _MIB
     # Threads for reads of older data and for look-ups by time.
     cold_read_threads: int = 2
 

@@ -68,6 +68,8 @@ class BrokerCounters:
         self.isr_expands = 0
         self.replication_bytes_in = 0
         self.replication_bytes_out = 0
+        # Pushes that did not continue the log or were damaged (invariants 13, 31).
+        self.refused_pushes = 0
 
     def topic(self, name: str) -> TopicCounters:
         """The counters of a topic, made when missing."""

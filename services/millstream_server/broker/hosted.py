@@ -74,6 +74,8 @@ class HostedPartitions:
         self._expiry_timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.loop_time = self._loop.time
+        # ``call_later(seconds, callback)``
+        self.call_later = self._loop.call_later
 
     def find(self, topic_id: bytes, partition: int) -> Replica:
         """The replica if it may serve as leader. Raises Refusal with the reason if not."""

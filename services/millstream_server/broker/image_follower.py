@@ -20,6 +20,7 @@ from millstream_server.broker.log_settings import log_config
 from millstream_server.broker.partition import Partition, Role
 from millstream_server.broker.refusal import Refusal
 from millstream_server.broker.replica import Replica
+from millstream_server.broker.replication.followed_partitions import FollowedPartitions
 from millstream_server.runtime.ports import Executor
 from millstream_server.storage.errors import StorageError
 
@@ -30,8 +31,11 @@ _Key = tuple[bytes, int]
 class ImageFollower:
     """Follows the image for one broker. Everything runs on the event loop but disk work."""
 
-    def __init__(self, hosted: HostedPartitions, upkeep: Executor) -> None:
+    def __init__(
+        self, hosted: HostedPartitions, upkeep: Executor, followed: FollowedPartitions
+    ) -> None:
         self._hosted = hosted
+        self._followed = followed
         self._upkeep = upkeep
         self._node_id = hosted.node_id
         # In the order in which they changed.
@@ -161,6 +165,7 @@ class ImageFollower:
             self._sync_if_behind(replica)
             return
         log = replica.log
+        self._followed.leave((own.topic_id, own.number))
         replica.deliver(own.elect(state, log.end_offset, log.synced_end_offset))
         begun: asyncio.Future[tuple[int | None, StorageError | None]] = (
             asyncio.get_running_loop().create_future()
@@ -204,7 +209,12 @@ class ImageFollower:
     def _follow(self, replica: Replica, state: PartitionState) -> None:
         own = replica.state
         led = own.role in (Role.LEADING, Role.STARTING)
-        replica.deliver(own.follow(state) if state.leader_id is not None else own.resign(state))
+        if state.leader_id is not None:
+            replica.deliver(own.follow(state))
+            self._followed.follow(replica, state)
+        else:
+            replica.deliver(own.resign(state))
+            self._followed.leave((own.topic_id, own.number))
         if led:
             _log.info("leading no more", topic=own.topic, partition=own.number)
         replica.lose_readers(
@@ -219,7 +229,9 @@ class ImageFollower:
     def _drop(self, replica: Replica) -> None:
         """The partition is no longer here; its data stays."""
         own = replica.state
-        self._hosted.replicas.pop((own.topic_id, own.number), None)
+        key = (own.topic_id, own.number)
+        self._hosted.replicas.pop(key, None)
+        self._followed.leave(key)
         replica.deliver(own.resign(None))
         replica.lose_readers(Refusal("UNKNOWN_TOPIC", "the topic or partition is gone"))
 

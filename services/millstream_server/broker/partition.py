@@ -333,6 +333,25 @@ class Partition:
             outcomes += [Outcome(waiter, failure) for waiter in late]
         return outcomes
 
+    # Following
+
+    def copied(
+        self, end_offset: int, written_end_offset: int, synced_end_offset: int, mark: int
+    ) -> None:
+        """The log of this follower grew, or its leader's high watermark did. What is committed
+        here is what the leader says, as far as this log has it."""
+        self.end_offset = end_offset
+        self.written_end_offset = written_end_offset
+        self.synced_end_offset = synced_end_offset
+        self.high_watermark = max(self.high_watermark, min(mark, written_end_offset))
+
+    def cut_copy(self, start_offset: int, end_offset: int) -> None:
+        """The log of this follower was truncated to agree with its leader's; a log that began anew
+        begins with everything before it committed (KAFKA-9491)."""
+        self.end_offset = self.written_end_offset = end_offset
+        self.synced_end_offset = min(self.synced_end_offset, end_offset)
+        self.high_watermark = min(max(self.high_watermark, start_offset), end_offset)
+
     # Replication
 
     def follower_reported(

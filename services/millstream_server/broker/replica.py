@@ -223,6 +223,13 @@ class Replica:
             return pb.DURABILITY_REPLICATED_DISK if acks_all else pb.DURABILITY_LEADER_DISK
         return pb.DURABILITY_REPLICATED_MEMORY if acks_all else pb.DURABILITY_LEADER_MEMORY
 
+    def copied(
+        self, end_offset: int, written_end_offset: int, synced_end_offset: int, mark: int
+    ) -> None:
+        """See ``Partition``; readers hear of what became readable."""
+        self.state.copied(end_offset, written_end_offset, synced_end_offset, mark)
+        self.deliver([])
+
     def deliver(self, outcomes: list[Outcome]) -> None:
         """Answer what is decided, then tell the readers what moved."""
         for waiter, failure in outcomes:

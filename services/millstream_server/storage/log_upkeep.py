@@ -10,9 +10,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from millstream_server.storage.appends import StagedAppend, StagedBatch
+from millstream_server.storage.epochs import EpochHistory
 from millstream_server.storage.errors import (
     DirectoryOfflineError,
+    LogBusyError,
     LogDamagedError,
+    OffsetOutOfRangeError,
     StaleEpochError,
     StorageError,
 )
@@ -274,6 +277,37 @@ def truncate(log: Log, offset: int) -> int:
         raise health.fail("truncating a log", error) from error
     _trim_epochs(log, end)
     return end
+
+
+def restart(log: Log, offset: int) -> int:
+    """Drop everything, durably, and begin anew at an offset beyond the end: the leader has deleted
+    what would come next (KAFKA-9491). Nothing may be in flight (LogBusyError). Returns the new end.
+
+    Every step leaves a log that a recovery takes up, the old one cut short or an empty one: what
+    trusts the old bytes goes first, then they, then the new start.
+    """
+    log.check()
+    if log.in_flight:
+        raise LogBusyError(f"{log.in_flight} appends are in flight")
+    if offset < log.end_offset:
+        raise OffsetOutOfRangeError(offset, log.start_offset, log.end_offset)
+    try:
+        log.lower_recovery_point(log.start_offset)
+        log.snapshots.drop_above(-1)
+        log.save_epochs(EpochHistory())
+        with log.append_lock:
+            log.segments.remove_all()
+            log.start_offset = log.recovery_point = offset
+            log.put_points()
+            log.surroundings.points.save()
+            log.segments.restart(offset)
+            log.reset_written_state(offset, ProducerTable())
+            log.synced_end_offset = offset
+    except OSError as error:
+        log.check_gone()
+        # Half of it may be done: only a restart of the process can tell.
+        raise log.surroundings.health.fail("restarting a log", error) from error
+    return offset
 
 
 def _trim_epochs(log: Log, end_offset: int) -> None:

@@ -131,15 +131,19 @@ class SegmentList:
         active.store.open_for_writing()
         active.truncate(offset, interval)
 
-    def restart(self, offset: int) -> None:
-        """Replace all segments by an empty one at an offset. Raises OSError."""
-        old = self.all
-        new = Segment(self._files, self._folder, offset)
-        for segment in reversed(old):
+    def remove_all(self) -> None:
+        """Remove the files of all segments, the newest first, durably. Raises OSError."""
+        for segment in reversed(self.all):
             segment.store.retire()
             for path in segment.paths:
                 if self._files.exists(path):
                     self._files.remove(path)
+        self._files.sync_directory(self._folder)
+
+    def restart(self, offset: int) -> None:
+        """Replace all segments by an empty one at an offset. Raises OSError."""
+        self.remove_all()
+        new = Segment(self._files, self._folder, offset)
         new.create()
         self._files.sync_directory(self._folder)
         self.all = (new,)
