@@ -15,7 +15,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from millstream_raft import commands_nodes, commands_topics
+from millstream_raft import commands_nodes, commands_partitions, commands_topics
 from millstream_raft.delta import Delta
 from millstream_raft.image import Image, RequestSession
 from millstream_raft.image_builder import ImageBuilder
@@ -25,6 +25,8 @@ from millstream_server.v1 import metadata_command_pb2 as pb
 
 SESSIONS_MAX = 10_000
 REPLIES_PER_SESSION_MAX = 16
+# Answers of these kinds have no version of their own beside that of the whole.
+REPLIES_WITHOUT_VERSION = frozenset({"allocate_producer_id", "altered_partitions"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +135,15 @@ _APPLY: Mapping[str, Callable[[ImageBuilder, Any], None]] = {
     "fence_node": commands_nodes.apply_fence_node,
     "unfence_node": commands_nodes.apply_unfence_node,
     "drain_node": commands_nodes.apply_drain_node,
+    "unregister_node": commands_nodes.apply_unregister_node,
     "take_log_directory_offline": commands_nodes.apply_take_log_directory_offline,
     "add_topic": commands_topics.apply_add_topic,
     "remove_topic": commands_topics.apply_remove_topic,
     "add_partitions": commands_topics.apply_add_partitions,
     "change_topic_configs": commands_topics.apply_change_topic_configs,
-    "change_partition": commands_topics.apply_change_partition,
+    "change_partition": commands_partitions.apply_change_partition,
+    "remove_damaged_replica": commands_partitions.apply_remove_damaged_replica,
+    "note_recovered_log": commands_partitions.apply_note_recovered_log,
     "take_producer_id": _take_producer_id,
     "open_session": _open_session,
     "expire_sessions": _expire_sessions,
@@ -169,7 +174,7 @@ def _finished_reply(data: bytes, builder: ImageBuilder) -> bytes:
         reply.open_request_session.session_id = builder.number
     elif kind == "allocate_producer_id":
         reply.allocate_producer_id.producer_id = builder.number
-    if kind is not None and kind != "allocate_producer_id":
+    if kind is not None and kind not in REPLIES_WITHOUT_VERSION:
         getattr(reply, kind).version = builder.version
     return reply.SerializeToString()
 

@@ -1,6 +1,6 @@
-"""Commands about topics and partitions. See ``commands.py``."""
+"""Commands about topics. See ``commands.py``."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 from millstream_raft import elections
@@ -84,51 +84,6 @@ def apply_change_topic_configs(builder: ImageBuilder, command: pb.ChangeTopicCon
         )
         if changed is not partition:
             builder.put_partition(topic.topic_id, changed)
-
-
-def apply_change_partition(builder: ImageBuilder, command: pb.ChangePartition) -> None:
-    """Change one partition's in-sync replicas and leader by compare-and-set (invariants 1, 4)."""
-    topic = builder.topic(command.topic_id)
-    if topic is None:
-        raise Refused("UNKNOWN_TOPIC", "no topic has this id")
-    partitions = builder.partitions(topic.topic_id)
-    if command.partition >= len(partitions):
-        raise Refused("UNKNOWN_PARTITION", f"{topic.name} has no partition {command.partition}")
-    partition = partitions[command.partition]
-    if partition.partition_epoch != command.expected_partition_epoch:
-        raise Refused(
-            "VERSION_CONFLICT",
-            f"partition epoch is {partition.partition_epoch}, "
-            f"not {command.expected_partition_epoch}",
-        )
-    isr = tuple(command.in_sync_replica_ids)
-    leader_id = command.leader_id if command.HasField("leader_id") else None
-    _check_in_sync_replicas(builder, partition, isr, leader_id)
-    builder.put_partition(
-        topic.topic_id,
-        elections.with_in_sync_replicas(partition, isr, leader_id, builder.nodes),
-    )
-
-
-def _check_in_sync_replicas(
-    builder: ImageBuilder, partition: PartitionState, isr: Sequence[int], leader_id: int | None
-) -> None:
-    if not isr or len(set(isr)) != len(isr) or not set(isr) <= set(partition.replicas):
-        raise Refused("INVALID_REQUEST", f"ISR {list(isr)} is not of {list(partition.replicas)}")
-    if partition.recovering and len(isr) != 1:
-        raise Refused("INVALID_REQUEST", "a recovering partition has one in-sync replica")
-    for node_id in isr:
-        node = builder.nodes.get(node_id)
-        if node is None or not node.may_lead:
-            raise Refused("NOT_ENOUGH_REPLICAS", f"replica {node_id} cannot be in sync now")
-    if leader_id is not None and leader_id not in isr:
-        raise Refused("INVALID_REQUEST", f"leader {leader_id} is not in the ISR {list(isr)}")
-    # Without a leader nobody vouches for who is in sync: only an election may say so (invariant 5).
-    allowed = partition.isr or partition.elr
-    if partition.leader_id is None and not set(isr) <= set(allowed):
-        raise Refused("LEADER_NOT_AVAILABLE", "the partition has no leader")
-    if leader_id is not None and leader_id not in allowed:
-        raise Refused("INVALID_REQUEST", f"replica {leader_id} may not be elected")
 
 
 def _own_topic(builder: ImageBuilder, topic_id: bytes) -> TopicState:

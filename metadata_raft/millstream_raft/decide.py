@@ -7,12 +7,13 @@ carry what they were decided on, so that ``apply`` refuses them when that has ch
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from millstream_raft import topic_config
-from millstream_raft.commands import answered
+from millstream_raft import decide_in_sync, topic_config
+from millstream_raft.commands import REPLIES_WITHOUT_VERSION, answered
+from millstream_raft.decide_nodes import decide_unregistration
+from millstream_raft.decision import ClusterDefaults, Decision
 from millstream_raft.image import OFFSETS_TOPIC, Image, TopicState
 from millstream_raft.placement import broker_loads, place_partitions
 from millstream_raft.refusal import Refused
@@ -22,35 +23,6 @@ from millstream_server.v1 import metadata_command_pb2 as command_pb
 
 # What Kafka sets on the topic of committed positions, too: the newest record of each key is kept.
 OFFSETS_TOPIC_CONFIGS: Mapping[str, str] = MappingProxyType({"cleanup.policy": "compact"})
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterDefaults:
-    """What requests leave open, from the configuration of the metadata nodes."""
-
-    # Partitions of topics created without a number (num.partitions).
-    partition_count: int = 1
-    # Replicas of topics created without a number (default.replication.factor).
-    replication_factor: int = 1
-    # Shards of the group coordinators (offsets.topic.num.partitions); fixed once in use.
-    offsets_topic_partition_count: int = 16
-    # Limits: one topic, and all topics together. The image is held in memory by every node.
-    topic_partition_count_max: int = 10_000
-    partition_count_max: int = 50_000
-    # Whether a write to an unknown topic may create it (auto.create.topics.enable).
-    auto_create_topics: bool = False
-    # Topic configuration for all topics that do not set their own.
-    topic_configs: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What to commit, and what to answer then. Without commands the answer is complete."""
-
-    reply: pb.ExecuteResponse
-    commands: tuple[command_pb.MetadataCommand, ...] = ()
-    # A ``millstream.v1.RequestId``, or None.
-    request_id: Any = None
 
 
 def decide(
@@ -73,7 +45,7 @@ def decide(
     if not decision.commands:
         decision.reply.version = image.version
         answer = decision.reply.WhichOneof("kind")
-        if answer is not None:
+        if answer is not None and answer not in REPLIES_WITHOUT_VERSION:
             getattr(decision.reply, answer).version = image.version
         return decision
     return Decision(decision.reply, decision.commands, request_id)
@@ -244,6 +216,14 @@ def _auto_create_topic(
     return Decision(pb.ExecuteResponse(), (command_pb.MetadataCommand(add_topic=command),))
 
 
+def _unregister_node(
+    image: Image, body: Any, topic_id: bytes, defaults: ClusterDefaults
+) -> Decision:
+    reply = pb.ExecuteResponse()
+    reply.unregister_node.SetInParent()
+    return Decision(reply, decide_unregistration(image, body.node_id))
+
+
 _DECIDE: Mapping[str, Callable[[Image, Any, bytes, ClusterDefaults], Decision]] = {
     "open_request_session": _open_request_session,
     "create_topic": _create_topic,
@@ -253,6 +233,10 @@ _DECIDE: Mapping[str, Callable[[Image, Any, bytes, ClusterDefaults], Decision]] 
     "allocate_producer_id": _allocate_producer_id,
     "ensure_offsets_topic": _ensure_offsets_topic,
     "auto_create_topic": _auto_create_topic,
+    "unregister_node": _unregister_node,
+    "alter_partitions": decide_in_sync.alter_partitions,
+    "report_recovered_logs": decide_in_sync.report_recovered_logs,
+    "report_damaged_logs": decide_in_sync.report_damaged_logs,
 }
 
 

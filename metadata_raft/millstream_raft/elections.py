@@ -8,7 +8,7 @@ The terms ISR, ELR and LastKnownELR are those of KIP-966 (invariants 5 to 7).
 from collections.abc import Mapping
 from dataclasses import replace
 
-from millstream_raft.image import FLUSH_FSYNC, NodeState, PartitionState
+from millstream_raft.image import FLUSH_FSYNC, NodeState, PartitionState, RecoveredLog
 
 Nodes = Mapping[int, NodeState]
 
@@ -34,12 +34,33 @@ def without_damaged_replica(
     A sole copy whose directory is still the same stays in LastKnownELR: no other log could be
     better, and a later start has to recover it before it may lead (invariants 7 and 34).
     """
-    sole = directory_kept and partition.replicas == (node_id,)
-    changed = replace(
-        _with_sets(partition, _without(partition.isr, node_id), _without(partition.elr, node_id)),
-        last_known_elr=(node_id,) if sole else _without(partition.last_known_elr, node_id),
-    )
+    sole = directory_kept and partition.replicas == (node_id,) and not partition.damaged
+    changed = _left_everything(partition, node_id)
+    if sole:
+        changed = replace(changed, last_known_elr=(node_id,))
+    elif not directory_kept and node_id in partition.damaged:
+        changed = replace(changed, damaged=_without(partition.damaged, node_id))
     return _stepped(partition, _elected(changed, nodes))
+
+
+def with_damaged_log(partition: PartitionState, node_id: int, nodes: Nodes) -> PartitionState:
+    """The partition after a replica found rot in its log: it leaves ISR, ELR and LastKnownELR at
+    once, a sole copy too, and comes back by copying from a leader (invariants 6 and 34)."""
+    changed = _left_everything(partition, node_id)
+    if node_id not in changed.damaged:
+        changed = replace(changed, damaged=(*changed.damaged, node_id))
+    return _stepped(partition, _elected(changed, nodes))
+
+
+def with_recovered_log(
+    partition: PartitionState, log: RecoveredLog, nodes: Nodes
+) -> PartitionState:
+    """The partition after a member of LastKnownELR told how far its log reaches. Once all of them
+    have, the one with the longest is elected (invariant 7)."""
+    if log.node_id not in partition.last_known_elr:
+        return partition
+    known = _without_log(partition.recovered_logs, log.node_id)
+    return _stepped(partition, _elected(replace(partition, recovered_logs=(*known, log)), nodes))
 
 
 def after_registration(
@@ -56,12 +77,25 @@ def after_registration(
     node_id = after.node_id
     if before.directory_id != after.directory_id:
         return without_damaged_replica(partition, node_id, nodes, directory_kept=False)
-    if _keeps_its_place(partition, before, after, previous_epoch):
-        return without_replica(partition, node_id, nodes)
+    if not _keeps_its_place(partition, before, after, previous_epoch):
+        return after_lost_place(partition, node_id, nodes)
+    if node_id in partition.last_known_elr:
+        return _stepped(partition, _with_log_forgotten(partition, node_id))
+    return without_replica(partition, node_id, nodes)
+
+
+def after_lost_place(partition: PartitionState, node_id: int, nodes: Nodes) -> PartitionState:
+    """The partition after a replica registered whose log may lack what it held (invariant 7).
+
+    It leaves ISR and ELR. While nobody is in sync it enters LastKnownELR, also if an eligible
+    replica is left: should that one lose its place as well, both logs have to be compared, for
+    after a power cut in page-cache mode either may be the longer one. No election has come
+    between, or it would have emptied the set.
+    """
     isr, elr = _without(partition.isr, node_id), _without(partition.elr, node_id)
-    changed = _with_sets(partition, isr, elr)
+    changed = _with_log_forgotten(_with_sets(partition, isr, elr), node_id)
     held_a_place = node_id in partition.isr or node_id in partition.elr
-    if held_a_place and not isr and not elr and node_id not in partition.last_known_elr:
+    if held_a_place and not isr and node_id not in partition.last_known_elr:
         changed = replace(changed, last_known_elr=(*partition.last_known_elr, node_id))
     return _stepped(partition, _elected(changed, nodes))
 
@@ -72,18 +106,19 @@ def with_live_replica(partition: PartitionState, nodes: Nodes) -> PartitionState
 
 
 def with_in_sync_replicas(
-    partition: PartitionState, isr: tuple[int, ...], leader_id: int | None, nodes: Nodes
+    partition: PartitionState, isr: tuple[int, ...], nodes: Nodes
 ) -> PartitionState:
-    """The partition after a decision on its ISR and, unless None, its leader. The caller has
-    checked both against replicas and registrations (invariant 4)."""
+    """The partition after its leader changed its ISR. The caller has checked the new one against
+    leader, replicas and registrations (invariant 4). Always steps the partition epoch."""
     removed = tuple(one for one in partition.isr if one not in isr)
     elr = tuple(one for one in partition.elr if one not in isr)
     if len(isr) < partition.min_isr:
         elr = (*elr, *(one for one in removed if one not in elr))
-    changed = _with_sets(partition, isr, elr)
-    if leader_id is not None:
-        changed = replace(changed, leader_id=leader_id)
-    changed = replace(_elected(changed, nodes), recovering=False)
+    changed = replace(
+        _elected(_with_sets(partition, isr, elr), nodes),
+        recovering=False,
+        damaged=tuple(one for one in partition.damaged if one not in isr),
+    )
     return replace(_stepped(partition, changed), partition_epoch=partition.partition_epoch + 1)
 
 
@@ -120,34 +155,65 @@ def _elected(partition: PartitionState, nodes: Nodes) -> PartitionState:
     leader = nodes.get(partition.leader_id) if partition.leader_id is not None else None
     if leader is not None and leader.may_lead and leader.node_id in partition.isr:
         return partition
-    for candidates, clean in _candidates(partition):
-        for node_id in candidates:
-            node = nodes.get(node_id)
-            if node is None or not node.may_lead:
-                continue
-            # From outside of the ISR the leader starts alone in it; the other eligible ones stay
-            # eligible until the ISR reaches its minimum.
-            isr = partition.isr if partition.isr else (node_id,)
-            elr = _without(partition.elr, node_id)
-            elected = _copy(partition, node_id, isr, () if len(isr) >= partition.min_isr else elr)
-            if clean and not partition.last_known_elr and not partition.recovering:
-                return elected
-            return replace(elected, last_known_elr=(), recovering=not clean)
+    candidates, clean = _candidates(partition)
+    for node_id in candidates:
+        node = nodes.get(node_id)
+        if node is None or not node.may_lead:
+            continue
+        # From outside of the ISR the leader starts alone in it; the other eligible ones stay
+        # eligible until the ISR reaches its minimum.
+        isr = partition.isr if partition.isr else (node_id,)
+        elr = _without(partition.elr, node_id)
+        elected = _copy(partition, node_id, isr, () if len(isr) >= partition.min_isr else elr)
+        if clean and not partition.last_known_elr:
+            return elected
+        # A replica that led and returned before its first change is recovering still.
+        recovering = partition.recovering or not clean
+        return replace(elected, last_known_elr=(), recovered_logs=(), recovering=recovering)
     if partition.leader_id is None:
         return partition
     return _copy(partition, None, partition.isr, partition.elr)
 
 
-def _candidates(partition: PartitionState) -> list[tuple[tuple[int, ...], bool]]:
+def _candidates(partition: PartitionState) -> tuple[tuple[int, ...], bool]:
+    """Who may be elected, the preferred first, and whether that is clean (invariant 5)."""
     in_order = partition.replicas
     if partition.isr:
-        return [(tuple([one for one in in_order if one in partition.isr]), True)]
+        return tuple([one for one in in_order if one in partition.isr]), True
     if partition.elr:
-        return [(tuple([one for one in in_order if one in partition.elr]), True)]
-    # Several would have to report their logs first; one alone has nothing to be compared with.
-    if len(partition.last_known_elr) == 1:
-        return [(partition.last_known_elr, False)]
-    return []
+        return tuple([one for one in in_order if one in partition.elr]), True
+    return _longest_logs(partition), False
+
+
+def _longest_logs(partition: PartitionState) -> tuple[int, ...]:
+    members = partition.last_known_elr
+    if len(members) <= 1:  # one alone has nothing to be compared with
+        return members
+    if len(partition.recovered_logs) < len(members):
+        return ()
+    longest = max(log.end for log in partition.recovered_logs)
+    equal = [log.node_id for log in partition.recovered_logs if log.end == longest]
+    return tuple([one for one in partition.replicas if one in equal])
+
+
+def _left_everything(partition: PartitionState, node_id: int) -> PartitionState:
+    isr, elr = _without(partition.isr, node_id), _without(partition.elr, node_id)
+    changed = _with_log_forgotten(_with_sets(partition, isr, elr), node_id)
+    if node_id not in partition.last_known_elr:
+        return changed
+    return replace(changed, last_known_elr=_without(partition.last_known_elr, node_id))
+
+
+def _with_log_forgotten(partition: PartitionState, node_id: int) -> PartitionState:
+    logs = _without_log(partition.recovered_logs, node_id)
+    return (
+        partition if logs is partition.recovered_logs else replace(partition, recovered_logs=logs)
+    )
+
+
+def _without_log(logs: tuple[RecoveredLog, ...], node_id: int) -> tuple[RecoveredLog, ...]:
+    left = tuple([log for log in logs if log.node_id != node_id])
+    return left if len(left) < len(logs) else logs
 
 
 def _with_sets(
@@ -180,6 +246,8 @@ def _copy(
         partition.flush_mode,
         partition.fsync_after_node_epoch,
         partition.recovering,
+        partition.recovered_logs,
+        partition.damaged,
     )
 
 
@@ -200,6 +268,8 @@ def _stepped(before: PartitionState, after: PartitionState) -> PartitionState:
         after.flush_mode,
         after.fsync_after_node_epoch,
         after.recovering,
+        after.recovered_logs,
+        after.damaged,
     )
 
 

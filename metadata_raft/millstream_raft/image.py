@@ -74,6 +74,21 @@ class NodeState:
 
 
 @dataclass(frozen=True, slots=True)
+class RecoveredLog:
+    """How far the log of a last known eligible replica reaches (invariant 7)."""
+
+    # Leader epoch of the last batch, and the offset behind the last synced record.
+    last_epoch: int
+    synced_end_offset: int
+    node_id: int
+
+    @property
+    def end(self) -> tuple[int, int]:
+        """What logs are compared by."""
+        return self.last_epoch, self.synced_end_offset
+
+
+@dataclass(frozen=True, slots=True)
 class PartitionState:
     """A partition. Terms of invariants 1-7."""
 
@@ -98,6 +113,11 @@ class PartitionState:
     fsync_after_node_epoch: int = 0
     # Led by a replica that may miss records, until the leader's first change (invariant 7).
     recovering: bool = False
+    # What members of ``last_known_elr`` told of their logs since they registered.
+    recovered_logs: tuple[RecoveredLog, ...] = ()
+    # Replicas with damaged logs, until they are in sync again: they lead only by an operator's
+    # order that names them (invariant 34).
+    damaged: tuple[int, ...] = ()
     # Serialised field of a TopicRecord, kept by the codec so that a snapshot is a join.
     encoded: bytes = field(default=b"", compare=False, repr=False)
 

@@ -17,6 +17,7 @@ from millstream_raft.image import (
     Image,
     NodeState,
     PartitionState,
+    RecoveredLog,
     RequestSession,
     ShardLease,
     TopicState,
@@ -136,6 +137,15 @@ def _encode_shape(partition: PartitionState) -> bytes:
         page_cache=partition.flush_mode == FLUSH_PAGE_CACHE,
         fsync_after_node_epoch=partition.fsync_after_node_epoch,
         recovering=partition.recovering,
+        recovered_logs=[
+            pb.RecoveredLogRecord(
+                node_id=log.node_id,
+                last_epoch=log.last_epoch,
+                synced_end_offset=log.synced_end_offset,
+            )
+            for log in partition.recovered_logs
+        ],
+        damaged_replica_ids=partition.damaged,
     ).SerializeToString()
 
 
@@ -209,6 +219,11 @@ def _read_partition(record: pb.PartitionRecord) -> PartitionState:
         flush_mode=FLUSH_PAGE_CACHE if record.page_cache else FLUSH_FSYNC,
         fsync_after_node_epoch=record.fsync_after_node_epoch,
         recovering=record.recovering,
+        recovered_logs=tuple(
+            RecoveredLog(log.last_epoch, log.synced_end_offset, log.node_id)
+            for log in record.recovered_logs
+        ),
+        damaged=tuple(record.damaged_replica_ids),
     )
 
 

@@ -9,7 +9,7 @@ import grpc
 from prometheus_client import CollectorRegistry
 
 from millstream_raft.consensus import StateMachine
-from millstream_raft.decide import ClusterDefaults
+from millstream_raft.decision import ClusterDefaults
 from millstream_server.cluster.config import ClusterConfig
 from millstream_server.cluster.metadata_plane import NodeRegistration
 from millstream_server.cluster.metadata_servicer import MetadataServicer

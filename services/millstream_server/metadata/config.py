@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from millstream_raft import topic_config
-from millstream_raft.decide import ClusterDefaults
+from millstream_raft.decision import ClusterDefaults
 from millstream_raft.refusal import Refused
 
 

@@ -15,7 +15,8 @@ import structlog
 
 from millstream_raft.commands import encode_entry
 from millstream_raft.consensus import Consensus, NotProposed, OutcomeUnknown
-from millstream_raft.decide import Decision, decide
+from millstream_raft.decide import decide
+from millstream_raft.decision import Decision
 from millstream_raft.delta import Delta
 from millstream_raft.image import Image
 from millstream_raft.refusal import Refused

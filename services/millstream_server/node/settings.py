@@ -1,12 +1,13 @@
 """Slices of the node's configuration for its services. Pure."""
 
-from millstream_raft.decide import ClusterDefaults
+from millstream_raft.decision import ClusterDefaults
 from millstream_raft.raft_config import RaftConfig
 from millstream_server.broker.config import BrokerConfig
 from millstream_server.cluster.config import ClusterConfig
 from millstream_server.coordinator.config import CoordinatorConfig
 from millstream_server.metadata.config import MetadataConfig
 from millstream_server.node.config import NodeConfig
+from millstream_server.runtime.tls import TlsFiles
 
 # A Raft leader shows that it lives this many times in the shortest election time-out.
 _HEARTBEATS_PER_ELECTION_TIMEOUT = 4
@@ -22,6 +23,13 @@ def topic_configs(config: NodeConfig) -> dict[str, str]:
         "segment.ms": str(config.log_roll_ms),
         "max.message.bytes": str(config.message_max_bytes),
     }
+
+
+def tls_files(config: NodeConfig) -> TlsFiles | None:
+    """Of TLS; None without."""
+    if not config.has_tls:
+        return None
+    return TlsFiles(config.tls_certificate_file, config.tls_key_file, config.tls_ca_file)
 
 
 def metadata_config(config: NodeConfig, voters: tuple[tuple[int, str], ...]) -> MetadataConfig:

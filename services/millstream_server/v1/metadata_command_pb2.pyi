@@ -121,6 +121,9 @@ class MetadataCommand(_message.Message):
     TAKE_PRODUCER_ID_FIELD_NUMBER: _builtins.int
     OPEN_SESSION_FIELD_NUMBER: _builtins.int
     EXPIRE_SESSIONS_FIELD_NUMBER: _builtins.int
+    REMOVE_DAMAGED_REPLICA_FIELD_NUMBER: _builtins.int
+    NOTE_RECOVERED_LOG_FIELD_NUMBER: _builtins.int
+    UNREGISTER_NODE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def controller_elected(self) -> Global___ControllerElected:
         """See the message."""
@@ -177,6 +180,18 @@ class MetadataCommand(_message.Message):
     def expire_sessions(self) -> Global___ExpireSessions:
         """See the message."""
 
+    @_builtins.property
+    def remove_damaged_replica(self) -> Global___RemoveDamagedReplica:
+        """See the message."""
+
+    @_builtins.property
+    def note_recovered_log(self) -> Global___NoteRecoveredLog:
+        """See the message."""
+
+    @_builtins.property
+    def unregister_node(self) -> Global___UnregisterNode:
+        """See the message."""
+
     def __init__(
         self,
         *,
@@ -194,12 +209,15 @@ class MetadataCommand(_message.Message):
         take_producer_id: Global___TakeProducerId | None = ...,
         open_session: Global___OpenSession | None = ...,
         expire_sessions: Global___ExpireSessions | None = ...,
+        remove_damaged_replica: Global___RemoveDamagedReplica | None = ...,
+        note_recovered_log: Global___NoteRecoveredLog | None = ...,
+        unregister_node: Global___UnregisterNode | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["add_partitions", b"add_partitions", "add_topic", b"add_topic", "change_partition", b"change_partition", "change_topic_configs", b"change_topic_configs", "controller_elected", b"controller_elected", "drain_node", b"drain_node", "expire_sessions", b"expire_sessions", "fence_node", b"fence_node", "kind", b"kind", "open_session", b"open_session", "register_node", b"register_node", "remove_topic", b"remove_topic", "take_log_directory_offline", b"take_log_directory_offline", "take_producer_id", b"take_producer_id", "unfence_node", b"unfence_node"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add_partitions", b"add_partitions", "add_topic", b"add_topic", "change_partition", b"change_partition", "change_topic_configs", b"change_topic_configs", "controller_elected", b"controller_elected", "drain_node", b"drain_node", "expire_sessions", b"expire_sessions", "fence_node", b"fence_node", "kind", b"kind", "note_recovered_log", b"note_recovered_log", "open_session", b"open_session", "register_node", b"register_node", "remove_damaged_replica", b"remove_damaged_replica", "remove_topic", b"remove_topic", "take_log_directory_offline", b"take_log_directory_offline", "take_producer_id", b"take_producer_id", "unfence_node", b"unfence_node", "unregister_node", b"unregister_node"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_partitions", b"add_partitions", "add_topic", b"add_topic", "change_partition", b"change_partition", "change_topic_configs", b"change_topic_configs", "controller_elected", b"controller_elected", "drain_node", b"drain_node", "expire_sessions", b"expire_sessions", "fence_node", b"fence_node", "kind", b"kind", "open_session", b"open_session", "register_node", b"register_node", "remove_topic", b"remove_topic", "take_log_directory_offline", b"take_log_directory_offline", "take_producer_id", b"take_producer_id", "unfence_node", b"unfence_node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_partitions", b"add_partitions", "add_topic", b"add_topic", "change_partition", b"change_partition", "change_topic_configs", b"change_topic_configs", "controller_elected", b"controller_elected", "drain_node", b"drain_node", "expire_sessions", b"expire_sessions", "fence_node", b"fence_node", "kind", b"kind", "note_recovered_log", b"note_recovered_log", "open_session", b"open_session", "register_node", b"register_node", "remove_damaged_replica", b"remove_damaged_replica", "remove_topic", b"remove_topic", "take_log_directory_offline", b"take_log_directory_offline", "take_producer_id", b"take_producer_id", "unfence_node", b"unfence_node", "unregister_node", b"unregister_node"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["controller_elected", "register_node", "fence_node", "unfence_node", "drain_node", "take_log_directory_offline", "add_topic", "remove_topic", "add_partitions", "change_topic_configs", "change_partition", "take_producer_id", "open_session", "expire_sessions"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["controller_elected", "register_node", "fence_node", "unfence_node", "drain_node", "take_log_directory_offline", "add_topic", "remove_topic", "add_partitions", "change_topic_configs", "change_partition", "take_producer_id", "open_session", "expire_sessions", "remove_damaged_replica", "note_recovered_log", "unregister_node"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -376,6 +394,32 @@ class DrainNode(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DrainNode: _TypeAlias = DrainNode  # noqa: Y015
+
+@_typing.final
+class UnregisterNode(_message.Message):
+    """The registration is forgotten. Refused while the node is in its session, has replicas or owns shards."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NODE_EPOCH_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.int
+    """Id of the node."""
+    node_epoch: _builtins.int
+    """Epoch of the registration; a newer one is left alone."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.int = ...,
+        node_epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_epoch", b"node_epoch", "node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnregisterNode: _TypeAlias = UnregisterNode  # noqa: Y015
 
 @_typing.final
 class TakeLogDirectoryOffline(_message.Message):
@@ -623,7 +667,7 @@ Global___ChangeTopicConfigs: _TypeAlias = ChangeTopicConfigs  # noqa: Y015
 
 @_typing.final
 class ChangePartition(_message.Message):
-    """A change of one partition's leader or replica sets, by compare-and-set on its partition epoch."""
+    """A change of one partition's in-sync replicas by its leader, by compare-and-set on its partition epoch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -631,18 +675,22 @@ class ChangePartition(_message.Message):
     PARTITION_FIELD_NUMBER: _builtins.int
     EXPECTED_PARTITION_EPOCH_FIELD_NUMBER: _builtins.int
     IN_SYNC_REPLICA_IDS_FIELD_NUMBER: _builtins.int
-    LEADER_ID_FIELD_NUMBER: _builtins.int
+    ADDED_FIELD_NUMBER: _builtins.int
     topic_id: _builtins.bytes
     """Id of the topic."""
     partition: _builtins.int
     """Number of the partition."""
     expected_partition_epoch: _builtins.int
     """Partition epoch that the decision saw; refused if it is another by now."""
-    leader_id: _builtins.int
-    """Leader from now on. Unset: the leader stays, or is elected when it left the in-sync replicas."""
     @_builtins.property
     def in_sync_replica_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """In-sync replicas from now on; the eligible leader replicas follow from the image."""
+
+    @_builtins.property
+    def added(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaRegistration]:
+        """Registrations of the members that are not in sync yet. Refused unless each is still the one: a node that registered anew has
+        another log perhaps, and that does not step the partition epoch (KIP-903).
+        """
 
     def __init__(
         self,
@@ -651,17 +699,121 @@ class ChangePartition(_message.Message):
         partition: _builtins.int = ...,
         expected_partition_epoch: _builtins.int = ...,
         in_sync_replica_ids: _abc.Iterable[_builtins.int] | None = ...,
-        leader_id: _builtins.int | None = ...,
+        added: _abc.Iterable[Global___ReplicaRegistration] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_leader_id", b"_leader_id", "leader_id", b"leader_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_leader_id", b"_leader_id", "expected_partition_epoch", b"expected_partition_epoch", "in_sync_replica_ids", b"in_sync_replica_ids", "leader_id", b"leader_id", "partition", b"partition", "topic_id", b"topic_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "expected_partition_epoch", b"expected_partition_epoch", "in_sync_replica_ids", b"in_sync_replica_ids", "partition", b"partition", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__leader_id: _TypeAlias = _typing.Literal["leader_id"]  # noqa: Y015
-    _WhichOneofArgType__leader_id: _TypeAlias = _typing.Literal["_leader_id", b"_leader_id"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__leader_id) -> _WhichOneofReturnType__leader_id | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChangePartition: _TypeAlias = ChangePartition  # noqa: Y015
+
+@_typing.final
+class ReplicaRegistration(_message.Message):
+    """A replica with the epoch of its node's registration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NODE_EPOCH_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.int
+    """Id of the node."""
+    node_epoch: _builtins.int
+    """Epoch of the registration."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.int = ...,
+        node_epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_epoch", b"node_epoch", "node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaRegistration: _TypeAlias = ReplicaRegistration  # noqa: Y015
+
+@_typing.final
+class RemoveDamagedReplica(_message.Message):
+    """A replica's log is damaged: it leaves the in-sync, eligible and last known eligible replicas at once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    EXPECTED_PARTITION_EPOCH_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    topic_id: _builtins.bytes
+    """Id of the topic."""
+    partition: _builtins.int
+    """Number of the partition."""
+    expected_partition_epoch: _builtins.int
+    """Partition epoch that the decision saw; refused if it is another by now."""
+    @_builtins.property
+    def replica(self) -> Global___ReplicaRegistration:
+        """The replica; refused if its registration is another by now."""
+
+    def __init__(
+        self,
+        *,
+        topic_id: _builtins.bytes = ...,
+        partition: _builtins.int = ...,
+        expected_partition_epoch: _builtins.int = ...,
+        replica: Global___ReplicaRegistration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["replica", b"replica"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_partition_epoch", b"expected_partition_epoch", "partition", b"partition", "replica", b"replica", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveDamagedReplica: _TypeAlias = RemoveDamagedReplica  # noqa: Y015
+
+@_typing.final
+class NoteRecoveredLog(_message.Message):
+    """How far the log of a last known eligible replica reaches. Once all of them are known, the longest is elected."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    EXPECTED_PARTITION_EPOCH_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    LAST_EPOCH_FIELD_NUMBER: _builtins.int
+    SYNCED_END_OFFSET_FIELD_NUMBER: _builtins.int
+    topic_id: _builtins.bytes
+    """Id of the topic."""
+    partition: _builtins.int
+    """Number of the partition."""
+    expected_partition_epoch: _builtins.int
+    """Partition epoch that the decision saw; refused if it is another by now."""
+    last_epoch: _builtins.int
+    """Leader epoch of its last batch."""
+    synced_end_offset: _builtins.int
+    """Offset behind its last synced record."""
+    @_builtins.property
+    def replica(self) -> Global___ReplicaRegistration:
+        """The replica; refused if its registration is another by now."""
+
+    def __init__(
+        self,
+        *,
+        topic_id: _builtins.bytes = ...,
+        partition: _builtins.int = ...,
+        expected_partition_epoch: _builtins.int = ...,
+        replica: Global___ReplicaRegistration | None = ...,
+        last_epoch: _builtins.int = ...,
+        synced_end_offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["replica", b"replica"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_partition_epoch", b"expected_partition_epoch", "last_epoch", b"last_epoch", "partition", b"partition", "replica", b"replica", "synced_end_offset", b"synced_end_offset", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NoteRecoveredLog: _TypeAlias = NoteRecoveredLog  # noqa: Y015
 
 @_typing.final
 class TakeProducerId(_message.Message):
@@ -991,6 +1143,8 @@ class PartitionRecord(_message.Message):
     PAGE_CACHE_FIELD_NUMBER: _builtins.int
     FSYNC_AFTER_NODE_EPOCH_FIELD_NUMBER: _builtins.int
     RECOVERING_FIELD_NUMBER: _builtins.int
+    RECOVERED_LOGS_FIELD_NUMBER: _builtins.int
+    DAMAGED_REPLICA_IDS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Number."""
     leader_id: _builtins.int
@@ -1023,6 +1177,14 @@ class PartitionRecord(_message.Message):
     def last_known_eligible_leader_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Node ids that lost their place and of which one may lead when no other is left."""
 
+    @_builtins.property
+    def recovered_logs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecoveredLogRecord]:
+        """How far the logs of last known eligible replicas reach, as far as they told."""
+
+    @_builtins.property
+    def damaged_replica_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Node ids whose logs are damaged; they lead only by an operator's order."""
+
     def __init__(
         self,
         *,
@@ -1038,14 +1200,46 @@ class PartitionRecord(_message.Message):
         page_cache: _builtins.bool = ...,
         fsync_after_node_epoch: _builtins.int = ...,
         recovering: _builtins.bool = ...,
+        recovered_logs: _abc.Iterable[Global___RecoveredLogRecord] | None = ...,
+        damaged_replica_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["eligible_leader_replica_ids", b"eligible_leader_replica_ids", "fsync_after_node_epoch", b"fsync_after_node_epoch", "in_sync_replica_ids", b"in_sync_replica_ids", "last_known_eligible_leader_ids", b"last_known_eligible_leader_ids", "leader_epoch", b"leader_epoch", "leader_id", b"leader_id", "min_isr", b"min_isr", "number", b"number", "page_cache", b"page_cache", "partition_epoch", b"partition_epoch", "recovering", b"recovering", "replica_ids", b"replica_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["damaged_replica_ids", b"damaged_replica_ids", "eligible_leader_replica_ids", b"eligible_leader_replica_ids", "fsync_after_node_epoch", b"fsync_after_node_epoch", "in_sync_replica_ids", b"in_sync_replica_ids", "last_known_eligible_leader_ids", b"last_known_eligible_leader_ids", "leader_epoch", b"leader_epoch", "leader_id", b"leader_id", "min_isr", b"min_isr", "number", b"number", "page_cache", b"page_cache", "partition_epoch", b"partition_epoch", "recovered_logs", b"recovered_logs", "recovering", b"recovering", "replica_ids", b"replica_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PartitionRecord: _TypeAlias = PartitionRecord  # noqa: Y015
+
+@_typing.final
+class RecoveredLogRecord(_message.Message):
+    """How far a log reaches."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    LAST_EPOCH_FIELD_NUMBER: _builtins.int
+    SYNCED_END_OFFSET_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.int
+    """Node id of the replica."""
+    last_epoch: _builtins.int
+    """Leader epoch of its last batch."""
+    synced_end_offset: _builtins.int
+    """Offset behind its last synced record."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.int = ...,
+        last_epoch: _builtins.int = ...,
+        synced_end_offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_epoch", b"last_epoch", "node_id", b"node_id", "synced_end_offset", b"synced_end_offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecoveredLogRecord: _TypeAlias = RecoveredLogRecord  # noqa: Y015
 
 @_typing.final
 class ShardRecord(_message.Message):

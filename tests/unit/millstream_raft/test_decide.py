@@ -6,7 +6,8 @@ import pytest
 
 from millstream.v1 import metadata_service_pb2 as public
 from millstream_raft.commands import apply_entry, encode_entry
-from millstream_raft.decide import ClusterDefaults, decide
+from millstream_raft.decide import decide
+from millstream_raft.decision import ClusterDefaults
 from millstream_raft.image import OFFSETS_TOPIC, Image
 from millstream_raft.refusal import Refused
 from millstream_server.v1 import controller_service_pb2 as pb

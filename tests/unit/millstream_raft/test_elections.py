@@ -106,9 +106,16 @@ def test_fsync_counts_only_where_it_was_on_for_the_whole_epoch() -> None:
             )
         ),
     )
-    assert partition(restarted(fenced(image, 1), 1)).recovering
-    again = restarted(fenced(restarted(fenced(image, 1), 1), 1), 1)
-    assert not partition(again).recovering
+    image = restarted(fenced(image, 1), 1)
+    assert partition(image).recovering
+    over = pb.ChangePartition(
+        topic_id=images.topic_id(1),
+        expected_partition_epoch=partition(image).partition_epoch,
+        in_sync_replica_ids=[1],
+    )
+    image = images.after(image, images.command(change_partition=over))
+    assert not partition(image).recovering
+    assert not partition(restarted(fenced(image, 1), 1)).recovering
 
 
 def test_an_epoch_that_never_served_need_not_be_on_the_disk() -> None:
@@ -158,28 +165,44 @@ def test_draining_leaves_every_lead() -> None:
     assert partition(image).isr == (2,)
 
 
-def change(image: Image, isr: tuple[int, ...], epoch: int, leader: int | None = None) -> str:
+def change(image: Image, isr: tuple[int, ...], epoch: int, **added: int) -> str:
     command = images.command(
         change_partition=pb.ChangePartition(
             topic_id=images.topic_id(1),
             partition=0,
             expected_partition_epoch=epoch,
             in_sync_replica_ids=isr,
-            leader_id=leader,
+            added=[
+                pb.ReplicaRegistration(node_id=int(name[1:]), node_epoch=node_epoch)
+                for name, node_epoch in added.items()
+            ],
         )
     )
     return images.apply(image, command).result.reason
 
 
-def test_partitions_change_only_by_compare_and_set() -> None:
+def test_in_sync_replicas_change_only_by_compare_and_set() -> None:
     image = cluster(1, 2, 3)
     assert change(image, (1,), 0) == ""
     assert change(image, (1,), 1) == "VERSION_CONFLICT"
-    assert change(image, (4,), 0) == "INVALID_REQUEST"
+    assert change(image, (1, 4), 0) == "INVALID_REQUEST"
+    assert change(image, (1, 1), 0) == "INVALID_REQUEST"
     assert change(image, (), 0) == "INVALID_REQUEST"
-    assert change(image, (1, 2), 0, leader=3) == "INVALID_REQUEST"
-    down = fenced(image, 2)
-    assert change(down, (1, 2, 3), 1) == "NOT_ENOUGH_REPLICAS", "a fenced replica is not in sync"
+    assert change(image, (2, 3), 0) == "INVALID_REQUEST", "the leader stays in sync"
+
+
+def test_a_joiner_is_in_sync_only_under_the_registration_that_was_seen() -> None:
+    down = fenced(cluster(1, 2, 3), 2)
+    epoch = down.nodes[2].epoch
+    assert change(down, (1, 2, 3), 1, n2=epoch) == "VERSION_CONFLICT", "it is fenced"
+    up = images.after(down, images.unfence(down, 2))
+    assert change(up, (1, 2, 3), 1) == "VERSION_CONFLICT", "it has to be named"
+    assert change(up, (1, 2, 3), 1, n2=epoch + 50) == "VERSION_CONFLICT"
+    assert change(up, (1, 2, 3), 1, n2=epoch) == ""
+    anew = restarted(down, 2)
+    assert partition(anew).partition_epoch == 1, "its registration changed nothing in the partition"
+    assert change(anew, (1, 2, 3), 1, n2=epoch) == "VERSION_CONFLICT"
+    assert change(anew, (1, 2, 3), 1, n2=anew.nodes[2].epoch) == ""
 
 
 def test_a_new_minimum_is_a_change_of_the_partition() -> None:
@@ -196,3 +219,132 @@ def test_a_new_minimum_is_a_change_of_the_partition() -> None:
     assert partition(image).elr == ()
     assert partition(image).partition_epoch == 2
     assert partition(image).leader_epoch == 0
+
+
+def power_cut(*replicas: int, min_isr: int = 2) -> Image:
+    """All nodes end at once, and come back without their place."""
+    image = fenced(cluster(*replicas, min_isr=min_isr, flush_mode="page_cache"), *replicas)
+    for node_id in sorted(replicas, reverse=True):
+        image = restarted(image, node_id)
+    return image
+
+
+def told(image: Image, node_id: int, last_epoch: int, end: int) -> Image:
+    state = partition(image)
+    return images.after(
+        image,
+        images.command(
+            note_recovered_log=pb.NoteRecoveredLog(
+                topic_id=images.topic_id(1),
+                expected_partition_epoch=state.partition_epoch,
+                replica=pb.ReplicaRegistration(
+                    node_id=node_id, node_epoch=image.nodes[node_id].epoch
+                ),
+                last_epoch=last_epoch,
+                synced_end_offset=end,
+            )
+        ),
+    )
+
+
+def test_after_a_power_cut_the_longest_log_leads_once_all_are_known() -> None:
+    image = power_cut(1, 2, 3)
+    state = partition(image)
+    assert (state.leader_id, state.isr, state.elr) == (None, (), ())
+    assert sorted(state.last_known_elr) == [2, 3], "1 had left before the others stopped"
+    image = told(image, 2, 4, 90)
+    assert partition(image).leader_id is None
+    image = told(image, 3, 5, 70)
+    led = partition(image)
+    assert (led.leader_id, led.isr, led.last_known_elr, led.recovered_logs) == (3, (3,), (), ())
+    assert led.recovering
+    assert led.leader_epoch == state.leader_epoch + 1
+
+
+def test_of_equal_logs_the_preferred_one_leads() -> None:
+    image = told(told(power_cut(1, 3, 2), 2, 4, 90), 3, 4, 90)
+    assert partition(image).leader_id == 3
+
+
+def test_a_report_is_void_when_its_node_registers_again() -> None:
+    image = told(power_cut(1, 2, 3), 2, 4, 90)
+    image = restarted(fenced(image, 2), 2)
+    assert partition(image).recovered_logs == ()
+    image = told(image, 3, 4, 80)
+    assert partition(image).leader_id is None
+    assert partition(told(image, 2, 4, 70)).leader_id == 3
+
+
+def test_the_longest_log_is_waited_for_when_its_node_is_gone_again() -> None:
+    image = fenced(told(power_cut(1, 2, 3), 2, 4, 90), 2)
+    image = told(image, 3, 4, 80)
+    assert partition(image).leader_id is None
+    assert partition(images.after(image, images.unfence(image, 2))).leader_id == 2
+
+
+def test_an_eligible_replica_that_kept_its_place_wins_over_all_that_lost_theirs() -> None:
+    image = fenced(cluster(1, 2, 3, min_isr=2, flush_mode="page_cache"), 1, 2, 3)
+    image = restarted(image, 2)
+    assert partition(image).last_known_elr == (2,)
+    image = restarted(image, 3, clean=True)
+    led = partition(image)
+    assert (led.leader_id, led.recovering, led.last_known_elr) == (3, False, ())
+
+
+def test_recovering_ends_with_the_leaders_first_change_not_with_its_next_restart() -> None:
+    image = told(told(power_cut(1, 2, 3), 2, 4, 90), 3, 4, 80)
+    image = restarted(fenced(image, 2), 2, clean=True)
+    state = partition(image)
+    assert (state.leader_id, state.isr, state.recovering) == (2, (2,), True)
+    two = {"n3": image.nodes[3].epoch}
+    assert change(image, (2, 3), state.partition_epoch, **two) == "INVALID_REQUEST"
+    alone = pb.ChangePartition(
+        topic_id=images.topic_id(1),
+        expected_partition_epoch=state.partition_epoch,
+        in_sync_replica_ids=[2],
+    )
+    image = images.after(image, images.command(change_partition=alone))
+    assert not partition(image).recovering
+    assert change(image, (2, 3), state.partition_epoch + 1, **two) == ""
+
+
+def damaged(image: Image, node_id: int) -> Image:
+    replica = pb.ReplicaRegistration(node_id=node_id, node_epoch=image.nodes[node_id].epoch)
+    command = pb.RemoveDamagedReplica(
+        topic_id=images.topic_id(1),
+        expected_partition_epoch=partition(image).partition_epoch,
+        replica=replica,
+    )
+    return images.after(image, images.command(remove_damaged_replica=command))
+
+
+def test_a_damaged_replica_leaves_every_set_and_returns_by_copying() -> None:
+    image = damaged(cluster(1, 2, 3, min_isr=3), 1)
+    state = partition(image)
+    assert (state.leader_id, state.isr, state.elr, state.damaged) == (2, (2, 3), (), (1,))
+    image = restarted(fenced(image, 1), 1, clean=True)
+    assert partition(image).elr == ()
+    joined = pb.ChangePartition(
+        topic_id=images.topic_id(1),
+        expected_partition_epoch=state.partition_epoch,
+        in_sync_replica_ids=[1, 2, 3],
+        added=[pb.ReplicaRegistration(node_id=1, node_epoch=image.nodes[1].epoch)],
+    )
+    image = images.after(image, images.command(change_partition=joined))
+    assert partition(image).isr == (1, 2, 3)
+    assert partition(image).damaged == ()
+
+
+def test_a_damaged_sole_copy_stays_without_a_leader() -> None:
+    image = damaged(cluster(1), 1)
+    for clean in (True, False):
+        image = restarted(fenced(image, 1), 1, clean=clean)
+        state = partition(image)
+        assert (state.leader_id, state.isr, state.elr, state.last_known_elr) == (None, (), (), ())
+        assert state.damaged == (1,)
+
+
+def test_when_damage_leaves_one_log_to_compare_that_one_leads() -> None:
+    image = damaged(power_cut(1, 2, 3), 3)
+    led = partition(image)
+    assert (led.leader_id, led.recovering, led.damaged) == (2, True, (3,))

@@ -30,6 +30,13 @@ def built(kind: type[Message], **fields: st.SearchStrategy[object]) -> st.Search
 
 ASSIGNMENTS = st.lists(built(pb.ReplicaAssignment, replica_ids=REPLICAS), max_size=3)
 NODE_EVENT = {"node_id": NODES, "node_epoch": EPOCHS}
+REGISTRATION = built(pb.ReplicaRegistration, **NODE_EVENT)
+PARTITION_EVENT = {
+    "topic_id": TOPICS,
+    "partition": st.integers(0, 4),
+    "expected_partition_epoch": st.integers(0, 6),
+    "replica": REGISTRATION,
+}
 COMMANDS = {
     "controller_elected": built(
         pb.ControllerElected,
@@ -84,7 +91,14 @@ COMMANDS = {
         partition=st.integers(0, 4),
         expected_partition_epoch=st.integers(0, 6),
         in_sync_replica_ids=REPLICAS,
-        leader_id=st.one_of(st.none(), NODES),
+        added=st.lists(REGISTRATION, max_size=2),
+    ),
+    "remove_damaged_replica": built(pb.RemoveDamagedReplica, **PARTITION_EVENT),
+    "note_recovered_log": built(
+        pb.NoteRecoveredLog,
+        **PARTITION_EVENT,
+        last_epoch=st.integers(0, 5),
+        synced_end_offset=st.integers(0, 5),
     ),
     "take_producer_id": built(pb.TakeProducerId),
     "open_session": built(pb.OpenSession),
@@ -136,7 +150,7 @@ def addressed(image: Image, entry: pb.MetadataEntry) -> bytes:
         body = getattr(command, kind)
         if hasattr(body, "node_epoch") and body.node_epoch % 4 and body.node_id in image.nodes:
             body.node_epoch = image.nodes[body.node_id].epoch
-        if kind == "change_partition" and body.expected_partition_epoch % 4:
+        if hasattr(body, "expected_partition_epoch") and body.expected_partition_epoch % 4:
             partition = image.partition(body.topic_id, body.partition)
             body.expected_partition_epoch = partition.partition_epoch if partition else 0
         if kind == "register_node" and body.previous_epoch % 3 and body.node_id in image.nodes:
@@ -175,6 +189,12 @@ def check_partition(image: Image, partition: PartitionState) -> None:
     assert elr <= replicas
     assert set(partition.last_known_elr) <= replicas
     assert not isr & elr
+    assert not (isr | elr) & set(partition.last_known_elr)
+    assert not isr & set(partition.damaged)
+    assert not elr & set(partition.damaged)
+    assert set(partition.damaged) <= replicas
+    assert {log.node_id for log in partition.recovered_logs} <= set(partition.last_known_elr)
+    assert not partition.recovering or len(isr) <= 1
     assert not elr or len(isr) < partition.min_isr
     for node_id in isr:
         node = image.nodes[node_id]
@@ -249,6 +269,18 @@ def test_any_sequence_of_entries_keeps_the_invariants(entries: list[pb.MetadataE
     check_bytes(image)
 
 
+def registration(image: Image, node_id: int) -> pb.ReplicaRegistration:
+    return pb.ReplicaRegistration(node_id=node_id, node_epoch=image.nodes[node_id].epoch)
+
+
+def proposal(partition: PartitionState, choice: int) -> tuple[int, ...]:
+    """In-sync replicas that a leader might propose."""
+    if partition.recovering or partition.leader_id is None:
+        return partition.isr
+    others = [one for one in partition.replicas if one != partition.leader_id]
+    return (partition.leader_id, *others[: choice % 3])
+
+
 def plausible(image: Image, kind: str, a: int, b: int, c: int) -> pb.MetadataCommand:
     """A command of which the image decides the details, so that it mostly takes effect."""
     node = image.nodes[sorted(image.nodes)[a % len(image.nodes)]]
@@ -260,6 +292,9 @@ def plausible(image: Image, kind: str, a: int, b: int, c: int) -> pb.MetadataCom
     replicas = tuple((usable[b % len(usable) :] + usable[: b % len(usable)])[: 1 + c % 3])
     number = c % len(topic.partitions) if topic else 0
     partition = topic.partitions[number] if topic else None
+    members = partition.replicas if partition else (1,)
+    in_sync = proposal(partition, a) if partition else ()
+    chosen = members[a % len(members)]
     builders = {
         "elect": lambda: images.elected(image, 100 + a % 2),
         "restart": lambda: images.register(
@@ -302,16 +337,34 @@ def plausible(image: Image, kind: str, a: int, b: int, c: int) -> pb.MetadataCom
                 topic_id=key,
                 partition=number,
                 expected_partition_epoch=partition.partition_epoch if partition else 0,
-                in_sync_replica_ids=(partition.replicas if partition else ())[: 1 + a % 3],
-                leader_id=partition.replicas[0] if partition and a % 2 else None,
+                in_sync_replica_ids=in_sync,
+                added=[registration(image, node_id) for node_id in in_sync],
+            )
+        ),
+        "damage": lambda: pb.MetadataCommand(
+            remove_damaged_replica=pb.RemoveDamagedReplica(
+                topic_id=key,
+                partition=number,
+                expected_partition_epoch=partition.partition_epoch if partition else 0,
+                replica=registration(image, chosen),
+            )
+        ),
+        "recovered": lambda: pb.MetadataCommand(
+            note_recovered_log=pb.NoteRecoveredLog(
+                topic_id=key,
+                partition=number,
+                expected_partition_epoch=partition.partition_epoch if partition else 0,
+                replica=registration(image, chosen),
+                last_epoch=a % 3,
+                synced_end_offset=a % 4,
             )
         ),
     }
     return builders[kind]()
 
 
-OFTEN = ["unfence", "unfence", "change", "configure"]
-SELDOM = ["drain", "offline", "add", "offsets", "grow", "remove", "elect"]
+OFTEN = ["unfence", "unfence", "change", "configure", "recovered"]
+SELDOM = ["damage", "drain", "offline", "add", "offsets", "grow", "remove", "elect"]
 KINDS = st.sampled_from(["restart", "fence", "unfence", "change", *OFTEN, *SELDOM])
 STEP = st.tuples(KINDS, st.integers(0, 30), st.integers(0, 30), st.integers(0, 30))
 

@@ -9,7 +9,7 @@ import pytest
 
 from millstream.v1 import metadata_service_pb2 as public
 from millstream.v1 import metadata_service_pb2_grpc as public_grpc
-from millstream_raft.decide import ClusterDefaults
+from millstream_raft.decision import ClusterDefaults
 from millstream_raft.image import Image
 from millstream_server.cluster.view import ClusterView
 from millstream_server.runtime.errors import ServiceError, error_of
@@ -268,4 +268,26 @@ async def test_errors_of_writes_reach_the_client_with_their_reason() -> None:
         assert "made" in (await node.view.wait_for_version(made.version)).topic_ids
         quorum = await stub.DescribeQuorum(public.DescribeQuorumRequest())
         assert quorum.leader_id == METADATA_NODE_ID
+        await channel.close()
+
+
+async def test_a_node_that_is_gone_for_good_is_unregistered() -> None:
+    async with running_cluster() as cluster:
+        one, two = await cluster.node(1), await cluster.node(2)
+        await one.view.wait_registered()
+        await two.view.wait_registered()
+        channel, stub = stub_of(one)
+        request = public.UnregisterNodeRequest(node_id=2)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.UnregisterNode(request)
+        assert error_of(caught.value).reason == "NODE_IN_USE"
+        await two.kill()
+        await until(one.view, lambda image: image.nodes[2].fenced)
+        watch = stub.WatchCluster(public.WatchClusterRequest())
+        await watch.read()
+        await stub.UnregisterNode(request)
+        assert list((await watch.read()).removed_node_ids) == [2]
+        watch.cancel()
+        again = await cluster.node(2, incarnation=b"b" * 16, port=two.identity.port)
+        assert await again.view.wait_registered() == 3
         await channel.close()
