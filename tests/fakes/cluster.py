@@ -59,8 +59,9 @@ class FakeMetadata:
         name: str,
         leaders: list[int],
         configs: Mapping[str, str] | None = None,
+        replicas: list[tuple[int, ...]] | None = None,
     ) -> bytes:
-        """A topic with one partition per leader given; returns its id."""
+        """A topic with one partition per leader given, all replicas in sync; returns its id."""
         self._topics += 1
         topic_id = self._topics.to_bytes(16, "big")
         configs = dict(configs or {})
@@ -75,8 +76,8 @@ class FakeMetadata:
                     leader_id=leader,
                     leader_epoch=1,
                     partition_epoch=0,
-                    replicas=(leader,),
-                    isr=(leader,),
+                    replicas=replicas[number] if replicas is not None else (leader,),
+                    isr=replicas[number] if replicas is not None else (leader,),
                     flush_mode=configs.get("flush.mode", "fsync"),
                 )
                 for number, leader in enumerate(leaders)
