@@ -102,6 +102,17 @@ def apply_drain_node(builder: ImageBuilder, command: pb.DrainNode) -> None:
     _leave(builder, node.node_id)
 
 
+def apply_unregister_node(builder: ImageBuilder, command: pb.UnregisterNode) -> None:
+    """Forget a registration that nothing depends on. Epochs are counters of the whole cluster, so
+    a node that registers again under this id gets a higher one all the same (invariant 3)."""
+    node = builder.nodes.get(command.node_id)
+    if node is None or node.epoch != command.node_epoch:
+        raise Refused("VERSION_CONFLICT", f"node {command.node_id} has registered anew or is gone")
+    if not node.fenced or builder.has_replicas(node.node_id) or builder.owns_shards(node.node_id):
+        raise Refused("VERSION_CONFLICT", f"node {command.node_id} came into use")
+    builder.remove_node(node)
+
+
 def apply_take_log_directory_offline(
     builder: ImageBuilder, command: pb.TakeLogDirectoryOffline
 ) -> None:

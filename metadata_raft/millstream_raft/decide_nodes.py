@@ -95,6 +95,27 @@ def decide_heartbeat(node: NodeState, heartbeat: pb.NodeHeartbeat) -> Commands:
     return tuple(commands)
 
 
+def decide_unregistration(image: Image, node_id: int) -> Commands:
+    """Forget the registration of a node that will not come back. Raises Refused while anything
+    depends on it: its partitions are moved away first, for nothing is deleted by this."""
+    node = image.nodes.get(node_id)
+    if node is None:
+        raise Refused("UNKNOWN_NODE", f"no node is registered under the id {node_id}")
+    if not node.fenced:
+        raise Refused("NODE_IN_USE", f"node {node_id} is in its session: stop it first")
+    count = sum(1 for _ in image.partitions_of_node(node_id))
+    if count:
+        raise Refused("NODE_IN_USE", f"node {node_id} holds replicas of {count} partitions")
+    shards = image.shards_owned_by(node_id)
+    if shards:
+        raise Refused("NODE_IN_USE", f"node {node_id} owns {len(shards)} shards")
+    return (
+        command_pb.MetadataCommand(
+            unregister_node=command_pb.UnregisterNode(node_id=node_id, node_epoch=node.epoch)
+        ),
+    )
+
+
 def may_stop(image: Image, node: NodeState) -> bool:
     """True if a node that wants to stop leads nothing and owns no shard."""
     return (

@@ -48,6 +48,7 @@ class ImageBuilder:
         self._partitions: dict[bytes, list[PartitionState]] = {}
         self._changed_topics: set[bytes] = set()
         self._changed_nodes: set[int] = set()
+        self._removed_nodes: list[NodeState] = []
         self._changed_partitions: set[tuple[bytes, int]] = set()
         self._removed_topics: list[TopicState] = []
 
@@ -60,6 +61,13 @@ class ImageBuilder:
         """Add or replace a registration."""
         self._nodes[node.node_id] = node
         self._changed_nodes.add(node.node_id)
+
+    def remove_node(self, node: NodeState) -> None:
+        """Remove a known registration."""
+        del self._nodes[node.node_id]
+        self._changed_nodes.discard(node.node_id)
+        if (before := self.base.nodes.get(node.node_id)) is not None:
+            self._removed_nodes.append(before)
 
     def session(self, session_id: int) -> RequestSession | None:
         """An open session."""
@@ -140,6 +148,19 @@ class ImageBuilder:
             if changed:
                 self._put_partitions(topic_id, changed)
 
+    def has_replicas(self, node_id: int) -> bool:
+        """True if a partition has a replica on the node."""
+        topics = self.base.topics if self._topics is None else self._topics
+        return any(
+            node_id in partition.replicas
+            for topic_id in topics
+            for partition in self.partitions(topic_id)
+        )
+
+    def owns_shards(self, node_id: int) -> bool:
+        """True if a shard is leased to the node."""
+        return any(lease.owner_id == node_id for lease in self.shards)
+
     def lease_shards(self) -> None:
         """Give every shard an owner that is able, evenly, after coordinators came or went."""
         if self.shards:
@@ -166,7 +187,7 @@ class ImageBuilder:
             next_node_epoch=self.next_node_epoch,
             next_producer_id=self.next_producer_id,
             next_session_id=self.next_session_id,
-            nodes=self._nodes if self._changed_nodes else base.nodes,
+            nodes=self._nodes if self._changed_nodes or self._removed_nodes else base.nodes,
             topics=base.topics if self._topics is None else self._topics,
             topic_ids=base.topic_ids if self._topic_ids is None else self._topic_ids,
             shards=self.shards,
@@ -180,6 +201,7 @@ class ImageBuilder:
             previous=self.base,
             image=image,
             changed_node_ids=frozenset(self._changed_nodes),
+            removed_nodes=tuple(self._removed_nodes),
             changed_topic_ids=frozenset(self._changed_topics),
             removed_topics=tuple(self._removed_topics),
             changed_partitions=frozenset(self._changed_partitions),

@@ -132,6 +132,16 @@ def test_a_group_reads_commits_and_is_reset(shell: Shell):
     assert shell.run("group", "describe", "team")[0] == 64 + 5
 
 
+def test_only_a_node_that_is_gone_is_unregistered(shell: Shell):
+    (node,) = json.loads(shell.out("cluster", "describe", "--format", "json"))["nodes"]
+    running = str(node["nodeId"])
+    assert shell.run("node", "unregister", running)[0] == 1
+    shell.out("node", "unregister", running, "--dry-run")
+    code, _, err = shell.run("node", "unregister", running, "-y")
+    assert (code, "stop it first" in err) == (64 + 9, True)
+    assert shell.run("node", "unregister", "77", "-y")[0] == 64 + 5
+
+
 def test_the_node_is_healthy_and_tells_so(shell: Shell):
     assert shell.out("health").startswith("MILLSTREAM OK - 1 broker, 1 coordinator")
     assert json.loads(shell.out("cluster", "health", "--format", "json"))["healthy"] is True

@@ -165,6 +165,10 @@ class FakeMetadataServicer(metadata_grpc.MetadataServiceServicer):
             producer_id=self._cluster.allocate_producer_id(), producer_epoch=0
         )
 
+    def UnregisterNode(self, request: Any, context: Any) -> Any:
+        self._note("UnregisterNode", request, context)
+        return metadata.UnregisterNodeResponse(version=self._cluster.version)
+
     def DescribeQuorum(self, request: Any, context: Any) -> Any:
         self._note("DescribeQuorum", request, context)
         return metadata.DescribeQuorumResponse(leader_id=1, term=3, commit_index=9)

@@ -22,6 +22,11 @@ def describe_quorum(admin: "Admin") -> dict[str, Any]:
     return _record(admin.describe_quorum())
 
 
+def unregister_node(admin: "Admin", node_id: int) -> None:
+    """Forget a registration. Raises UnknownNodeError or NodeInUseError."""
+    admin.unregister_node(node_id)
+
+
 def list_topics(admin: "Admin", *, include_internal: bool) -> list[dict[str, Any]]:
     """All topics, whole, by name."""
     return [_record(topic) for topic in admin.list_topics(include_internal=include_internal)]

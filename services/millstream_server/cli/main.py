@@ -17,6 +17,7 @@ from millstream_server.cli import (
     log_commands,
     node_commands,
     produce_command,
+    registration_commands,
     topic_commands,
     up_command,
 )
@@ -47,6 +48,7 @@ _MODULES = (
     cluster_commands,
     health_command,
     node_commands,
+    registration_commands,
     config_command,
     log_commands,
     completion_command,

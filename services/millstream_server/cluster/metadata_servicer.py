@@ -223,6 +223,13 @@ class MetadataServicer(public_grpc.MetadataServiceServicer):
         except ServiceError as error:
             await abort(context, error)
 
+    async def UnregisterNode(
+        self, request: public.UnregisterNodeRequest, context: Context
+    ) -> public.UnregisterNodeResponse:
+        """See the proto."""
+        write = pb.ExecuteRequest(unregister_node=request)
+        return (await self._write(write, context)).unregister_node
+
     async def _with_offsets_topic(self, context: Context) -> Image:
         request = pb.ExecuteRequest(ensure_offsets_topic=pb.EnsureOffsetsTopic())
         try:

@@ -235,19 +235,29 @@ class NodeHeartbeatAck(_message.Message):
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     MAY_STOP_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CONTROLLER_EPOCH_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Sequence of the heartbeat."""
     may_stop: _builtins.bool
     """True when a node that wants to stop leads nothing and owns no shard any more."""
+    version: _builtins.int
+    """Version of the controller's image after that round: a node whose image does not reach it follows a metadata node that was
+    left behind.
+    """
+    controller_epoch: _builtins.int
+    """Epoch of the controller that answers."""
     def __init__(
         self,
         *,
         sequence: _builtins.int = ...,
         may_stop: _builtins.bool = ...,
+        version: _builtins.int = ...,
+        controller_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["may_stop", b"may_stop", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller_epoch", b"controller_epoch", "may_stop", b"may_stop", "sequence", b"sequence", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -371,6 +381,7 @@ class ExecuteRequest(_message.Message):
     ALTER_PARTITIONS_FIELD_NUMBER: _builtins.int
     REPORT_RECOVERED_LOGS_FIELD_NUMBER: _builtins.int
     REPORT_DAMAGED_LOGS_FIELD_NUMBER: _builtins.int
+    UNREGISTER_NODE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def open_request_session(self) -> _metadata_service_pb2.OpenRequestSessionRequest:
         """See `millstream.v1.MetadataService`."""
@@ -415,6 +426,10 @@ class ExecuteRequest(_message.Message):
     def report_damaged_logs(self) -> Global___ReportDamagedLogs:
         """A broker gives up its place in partitions whose logs are damaged. Answered by `altered_partitions`."""
 
+    @_builtins.property
+    def unregister_node(self) -> _metadata_service_pb2.UnregisterNodeRequest:
+        """See `millstream.v1.MetadataService`."""
+
     def __init__(
         self,
         *,
@@ -429,12 +444,13 @@ class ExecuteRequest(_message.Message):
         alter_partitions: Global___AlterPartitions | None = ...,
         report_recovered_logs: Global___ReportRecoveredLogs | None = ...,
         report_damaged_logs: Global___ReportDamagedLogs | None = ...,
+        unregister_node: _metadata_service_pb2.UnregisterNodeRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_id", b"allocate_producer_id", "alter_configs", b"alter_configs", "alter_partitions", b"alter_partitions", "auto_create_topic", b"auto_create_topic", "create_partitions", b"create_partitions", "create_topic", b"create_topic", "delete_topic", b"delete_topic", "ensure_offsets_topic", b"ensure_offsets_topic", "kind", b"kind", "open_request_session", b"open_request_session", "report_damaged_logs", b"report_damaged_logs", "report_recovered_logs", b"report_recovered_logs"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_id", b"allocate_producer_id", "alter_configs", b"alter_configs", "alter_partitions", b"alter_partitions", "auto_create_topic", b"auto_create_topic", "create_partitions", b"create_partitions", "create_topic", b"create_topic", "delete_topic", b"delete_topic", "ensure_offsets_topic", b"ensure_offsets_topic", "kind", b"kind", "open_request_session", b"open_request_session", "report_damaged_logs", b"report_damaged_logs", "report_recovered_logs", b"report_recovered_logs", "unregister_node", b"unregister_node"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_id", b"allocate_producer_id", "alter_configs", b"alter_configs", "alter_partitions", b"alter_partitions", "auto_create_topic", b"auto_create_topic", "create_partitions", b"create_partitions", "create_topic", b"create_topic", "delete_topic", b"delete_topic", "ensure_offsets_topic", b"ensure_offsets_topic", "kind", b"kind", "open_request_session", b"open_request_session", "report_damaged_logs", b"report_damaged_logs", "report_recovered_logs", b"report_recovered_logs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_id", b"allocate_producer_id", "alter_configs", b"alter_configs", "alter_partitions", b"alter_partitions", "auto_create_topic", b"auto_create_topic", "create_partitions", b"create_partitions", "create_topic", b"create_topic", "delete_topic", b"delete_topic", "ensure_offsets_topic", b"ensure_offsets_topic", "kind", b"kind", "open_request_session", b"open_request_session", "report_damaged_logs", b"report_damaged_logs", "report_recovered_logs", b"report_recovered_logs", "unregister_node", b"unregister_node"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open_request_session", "create_topic", "delete_topic", "create_partitions", "alter_configs", "allocate_producer_id", "ensure_offsets_topic", "auto_create_topic", "alter_partitions", "report_recovered_logs", "report_damaged_logs"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open_request_session", "create_topic", "delete_topic", "create_partitions", "alter_configs", "allocate_producer_id", "ensure_offsets_topic", "auto_create_topic", "alter_partitions", "report_recovered_logs", "report_damaged_logs", "unregister_node"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -454,6 +470,7 @@ class ExecuteResponse(_message.Message):
     ALTER_CONFIGS_FIELD_NUMBER: _builtins.int
     ALLOCATE_PRODUCER_ID_FIELD_NUMBER: _builtins.int
     ALTERED_PARTITIONS_FIELD_NUMBER: _builtins.int
+    UNREGISTER_NODE_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version of the image that holds the effect."""
     @_builtins.property
@@ -484,6 +501,10 @@ class ExecuteResponse(_message.Message):
     def altered_partitions(self) -> Global___AlteredPartitions:
         """What became of each partition of an internal request."""
 
+    @_builtins.property
+    def unregister_node(self) -> _metadata_service_pb2.UnregisterNodeResponse:
+        """See `millstream.v1.MetadataService`."""
+
     def __init__(
         self,
         *,
@@ -495,12 +516,13 @@ class ExecuteResponse(_message.Message):
         alter_configs: _metadata_service_pb2.AlterConfigsResponse | None = ...,
         allocate_producer_id: _metadata_service_pb2.AllocateProducerIdResponse | None = ...,
         altered_partitions: Global___AlteredPartitions | None = ...,
+        unregister_node: _metadata_service_pb2.UnregisterNodeResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_id", b"allocate_producer_id", "alter_configs", b"alter_configs", "altered_partitions", b"altered_partitions", "create_partitions", b"create_partitions", "create_topic", b"create_topic", "delete_topic", b"delete_topic", "kind", b"kind", "open_request_session", b"open_request_session"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_id", b"allocate_producer_id", "alter_configs", b"alter_configs", "altered_partitions", b"altered_partitions", "create_partitions", b"create_partitions", "create_topic", b"create_topic", "delete_topic", b"delete_topic", "kind", b"kind", "open_request_session", b"open_request_session", "unregister_node", b"unregister_node"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_id", b"allocate_producer_id", "alter_configs", b"alter_configs", "altered_partitions", b"altered_partitions", "create_partitions", b"create_partitions", "create_topic", b"create_topic", "delete_topic", b"delete_topic", "kind", b"kind", "open_request_session", b"open_request_session", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_id", b"allocate_producer_id", "alter_configs", b"alter_configs", "altered_partitions", b"altered_partitions", "create_partitions", b"create_partitions", "create_topic", b"create_topic", "delete_topic", b"delete_topic", "kind", b"kind", "open_request_session", b"open_request_session", "unregister_node", b"unregister_node", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open_request_session", "create_topic", "delete_topic", "create_partitions", "alter_configs", "allocate_producer_id", "altered_partitions"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open_request_session", "create_topic", "delete_topic", "create_partitions", "alter_configs", "allocate_producer_id", "altered_partitions", "unregister_node"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

@@ -78,7 +78,8 @@ class ControllerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchImage(self, request, context):
-        """Streams the image once, then every committed entry. Any metadata node serves it.
+        """Streams the image once, then every committed entry; while there is none, an empty message several times a second, so that a
+        follower notices a hung node. Any metadata node serves it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,7 +41,9 @@ class ControllerServiceStub:
     CLUSTER_MISMATCH.
     """
     WatchImage: _grpc.UnaryStreamMultiCallable[_controller_service_pb2.WatchImageRequest, _controller_service_pb2.WatchImageResponse]
-    """Streams the image once, then every committed entry. Any metadata node serves it."""
+    """Streams the image once, then every committed entry; while there is none, an empty message several times a second, so that a
+    follower notices a hung node. Any metadata node serves it.
+    """
     ReadBarrier: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.ReadBarrierRequest, _controller_service_pb2.ReadBarrierResponse]
     """Returns a version that holds everything acknowledged before the call began."""
     Execute: _grpc.UnaryUnaryMultiCallable[_controller_service_pb2.ExecuteRequest, _controller_service_pb2.ExecuteResponse]
@@ -62,7 +64,9 @@ class ControllerServiceAsyncStub(ControllerServiceStub):
     CLUSTER_MISMATCH.
     """
     WatchImage: _aio.UnaryStreamMultiCallable[_controller_service_pb2.WatchImageRequest, _controller_service_pb2.WatchImageResponse]  # type: ignore[assignment]
-    """Streams the image once, then every committed entry. Any metadata node serves it."""
+    """Streams the image once, then every committed entry; while there is none, an empty message several times a second, so that a
+    follower notices a hung node. Any metadata node serves it.
+    """
     ReadBarrier: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.ReadBarrierRequest, _controller_service_pb2.ReadBarrierResponse]  # type: ignore[assignment]
     """Returns a version that holds everything acknowledged before the call began."""
     Execute: _aio.UnaryUnaryMultiCallable[_controller_service_pb2.ExecuteRequest, _controller_service_pb2.ExecuteResponse]  # type: ignore[assignment]
@@ -92,7 +96,9 @@ class ControllerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _controller_service_pb2.WatchImageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_controller_service_pb2.WatchImageResponse], _abc.AsyncIterator[_controller_service_pb2.WatchImageResponse]]:
-        """Streams the image once, then every committed entry. Any metadata node serves it."""
+        """Streams the image once, then every committed entry; while there is none, an empty message several times a second, so that a
+        follower notices a hung node. Any metadata node serves it.
+        """
 
     @_abc_1.abstractmethod
     def ReadBarrier(

@@ -171,6 +171,11 @@ class AsyncAdmin:
         """The nodes and the active controller."""
         return await self._run(_topics.describe_cluster())
 
+    async def unregister_node(self, node_id: int) -> None:
+        """Forget a broker or coordinator that will not come back. Raises UnknownNodeError, and
+        NodeInUseError while it is in its session, has replicas or owns shards."""
+        await self._run(_topics.unregister_node(self._session, node_id))
+
     async def describe_quorum(self) -> QuorumDescription:
         """The metadata quorum: leader, term, and the log of each node."""
         return await self._run(_topics.describe_quorum())

@@ -157,6 +157,11 @@ class Admin:
         """The nodes and the active controller."""
         return self._run(_topics.describe_cluster())
 
+    def unregister_node(self, node_id: int) -> None:
+        """Forget a broker or coordinator that will not come back. Raises UnknownNodeError, and
+        NodeInUseError while it is in its session, has replicas or owns shards."""
+        self._run(_topics.unregister_node(self._session, node_id))
+
     def describe_quorum(self) -> QuorumDescription:
         """The metadata quorum: leader, term, and the log of each node."""
         return self._run(_topics.describe_quorum())

@@ -180,6 +180,14 @@ def describe_cluster() -> Flow[ClusterDescription]:
     )
 
 
+def unregister_node(session: RequestSession, node_id: int) -> Flow[None]:
+    """Forget a registration."""
+    yield from session.write(
+        methods.UNREGISTER_NODE,
+        lambda request_id: pb.UnregisterNodeRequest(request_id=request_id, node_id=node_id),
+    )
+
+
 def describe_quorum() -> Flow[QuorumDescription]:
     """The metadata quorum."""
     answer = yield Ask(methods.DESCRIBE_QUORUM, pb.DescribeQuorumRequest())

@@ -97,6 +97,9 @@ ALLOCATE_PRODUCER_ID = Method(
 FIND_COORDINATOR = Method(
     _metadata("FindCoordinator"), metadata.FindCoordinatorRequest, metadata.FindCoordinatorResponse
 )
+UNREGISTER_NODE = Method(
+    _metadata("UnregisterNode"), metadata.UnregisterNodeRequest, metadata.UnregisterNodeResponse
+)
 DESCRIBE_QUORUM = Method(
     _metadata("DescribeQuorum"), metadata.DescribeQuorumRequest, metadata.DescribeQuorumResponse
 )

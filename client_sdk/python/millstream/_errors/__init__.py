@@ -9,7 +9,7 @@ i indeterminate (the change may have happened all the same), f fatal (this clien
     |    InvalidPartitionCountError, InvalidReplicationFactorError, InvalidConfigError,
     |    RecordTooLargeError, RequestTooLargeError, CorruptBatchError, UnsupportedCodecError,
     |    UnsupportedError, PermissionDeniedError, InternalTopicError, UnknownSessionError,
-    |    VersionConflictError[r]
+    |    VersionConflictError[r], UnknownNodeError, NodeInUseError
     +- PlacementError
     |    UnknownTopicError[mr], UnknownPartitionError[mr], NotLeaderError[mr],
     |    LeaderNotAvailableError[mr], FencedLeaderEpochError[mr], UnknownLeaderEpochError[mr],
@@ -69,21 +69,20 @@ __all__ = [
     "CoordinatorLoadingError", "CorruptBatchError", "DiskFullError", "DuplicateSequenceError",
     "FencedInstanceError", "FencedLeaderEpochError", "FencedMemberEpochError", "ForkedError",
     "GroupError", "GroupFullError", "GroupNotEmptyError", "InternalServerError",
-    "InternalTopicError", "InvalidCommitOffsetError", "InvalidConfigError",
-    "InvalidGroupIdError", "InvalidPartitionCountError", "InvalidProducerEpochError",
-    "InvalidReplicationFactorError", "InvalidRequestError", "InvalidTopicNameError",
-    "LeaderNotAvailableError", "LogDamagedError", "LogTruncatedError", "MillstreamError",
-    "NoCommittedOffsetError", "NodeIdInUseError", "NodeShuttingDownError", "NotControllerError",
-    "NotCoordinatorError", "NotEnoughReplicasAfterAppendError", "NotEnoughReplicasError",
-    "NotLeaderError", "OffsetError", "OffsetNotAvailableError", "OffsetOutOfRangeError",
-    "OutOfOrderSequenceError", "PermissionDeniedError", "PlacementError", "ProducerStateError",
-    "PurgedError", "QuorumUnavailableError", "RecordTooLargeError", "RequestError",
-    "RequestTooLargeError", "ServerError", "StaleMemberEpochError", "StaleNodeEpochError",
-    "StorageError", "ThrottledError", "TimedOutError", "TopicAlreadyExistsError",
-    "UnavailableError", "UnknownGroupError", "UnknownLeaderEpochError", "UnknownMemberError",
-    "UnknownPartitionError", "UnknownProducerError", "UnknownSessionError", "UnknownTopicError",
-    "UnreleasedInstanceError", "UnsupportedAssignorError", "UnsupportedCodecError",
-    "UnsupportedError", "VersionConflictError",
+    "InternalTopicError", "InvalidCommitOffsetError", "InvalidConfigError", "InvalidGroupIdError",
+    "InvalidPartitionCountError", "InvalidProducerEpochError", "InvalidReplicationFactorError",
+    "InvalidRequestError", "InvalidTopicNameError", "LeaderNotAvailableError", "LogDamagedError",
+    "LogTruncatedError", "MillstreamError", "NoCommittedOffsetError", "NodeIdInUseError",
+    "NodeInUseError", "NodeShuttingDownError", "NotControllerError", "NotCoordinatorError",
+    "NotEnoughReplicasAfterAppendError", "NotEnoughReplicasError", "NotLeaderError", "OffsetError",
+    "OffsetNotAvailableError", "OffsetOutOfRangeError", "OutOfOrderSequenceError",
+    "PermissionDeniedError", "PlacementError", "ProducerStateError", "PurgedError",
+    "QuorumUnavailableError", "RecordTooLargeError", "RequestError", "RequestTooLargeError",
+    "ServerError", "StaleMemberEpochError", "StaleNodeEpochError", "StorageError", "ThrottledError",
+    "TimedOutError", "TopicAlreadyExistsError", "UnavailableError", "UnknownGroupError",
+    "UnknownLeaderEpochError", "UnknownMemberError", "UnknownNodeError", "UnknownPartitionError",
+    "UnknownProducerError", "UnknownSessionError", "UnknownTopicError", "UnreleasedInstanceError",
+    "UnsupportedAssignorError", "UnsupportedCodecError", "UnsupportedError", "VersionConflictError",
 ]  # fmt: skip
 
 
@@ -180,6 +179,18 @@ class VersionConflictError(RequestError):
 
     code = "VERSION_CONFLICT"
     retriable = True
+
+
+class UnknownNodeError(RequestError):
+    """No node is registered under this id."""
+
+    code = "UNKNOWN_NODE"
+
+
+class NodeInUseError(RequestError):
+    """The node is in its session, has replicas or owns shards."""
+
+    code = "NODE_IN_USE"
 
 
 class PlacementError(MillstreamError):

@@ -140,6 +140,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No assignor of this name is known; definite."""
     ERROR_REASON_INVALID_COMMIT_OFFSET: _ErrorReason.ValueType  # 57
     """The offset to commit lies beyond the end of the log, or before a committed one; definite."""
+    ERROR_REASON_UNKNOWN_NODE: _ErrorReason.ValueType  # 58
+    """No node is registered under this id; definite."""
+    ERROR_REASON_NODE_IN_USE: _ErrorReason.ValueType  # 59
+    """The node is in its session, has replicas or owns shards; definite."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The whole table of errors. A failed call carries the name without its prefix as `google.rpc.ErrorInfo.reason` (domain
@@ -266,4 +270,8 @@ ERROR_REASON_UNSUPPORTED_ASSIGNOR: ErrorReason.ValueType  # 56
 """No assignor of this name is known; definite."""
 ERROR_REASON_INVALID_COMMIT_OFFSET: ErrorReason.ValueType  # 57
 """The offset to commit lies beyond the end of the log, or before a committed one; definite."""
+ERROR_REASON_UNKNOWN_NODE: ErrorReason.ValueType  # 58
+"""No node is registered under this id; definite."""
+ERROR_REASON_NODE_IN_USE: ErrorReason.ValueType  # 59
+"""The node is in its session, has replicas or owns shards; definite."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -104,6 +104,11 @@ class MetadataServiceStub(object):
                 request_serializer=millstream_dot_v1_dot_metadata__service__pb2.DescribeQuorumRequest.SerializeToString,
                 response_deserializer=millstream_dot_v1_dot_metadata__service__pb2.DescribeQuorumResponse.FromString,
                 _registered_method=True)
+        self.UnregisterNode = channel.unary_unary(
+                '/millstream.v1.MetadataService/UnregisterNode',
+                request_serializer=millstream_dot_v1_dot_metadata__service__pb2.UnregisterNodeRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_metadata__service__pb2.UnregisterNodeResponse.FromString,
+                _registered_method=True)
 
 
 class MetadataServiceServicer(object):
@@ -206,6 +211,14 @@ class MetadataServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UnregisterNode(self, request, context):
+        """Forgets the registration of a broker or coordinator that will not come back. Fails with UNKNOWN_NODE, and with NODE_IN_USE
+        while the node is in its session, has replicas or owns shards.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MetadataServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -273,6 +286,11 @@ def add_MetadataServiceServicer_to_server(servicer, server):
                     servicer.DescribeQuorum,
                     request_deserializer=millstream_dot_v1_dot_metadata__service__pb2.DescribeQuorumRequest.FromString,
                     response_serializer=millstream_dot_v1_dot_metadata__service__pb2.DescribeQuorumResponse.SerializeToString,
+            ),
+            'UnregisterNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnregisterNode,
+                    request_deserializer=millstream_dot_v1_dot_metadata__service__pb2.UnregisterNodeRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_metadata__service__pb2.UnregisterNodeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -631,6 +649,33 @@ class MetadataService(object):
             '/millstream.v1.MetadataService/DescribeQuorum',
             millstream_dot_v1_dot_metadata__service__pb2.DescribeQuorumRequest.SerializeToString,
             millstream_dot_v1_dot_metadata__service__pb2.DescribeQuorumResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnregisterNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.MetadataService/UnregisterNode',
+            millstream_dot_v1_dot_metadata__service__pb2.UnregisterNodeRequest.SerializeToString,
+            millstream_dot_v1_dot_metadata__service__pb2.UnregisterNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -66,6 +66,10 @@ class MetadataServiceStub:
     """Finds the coordinator of a consumer group. Fails with COORDINATOR_LOADING while there is none."""
     DescribeQuorum: _grpc.UnaryUnaryMultiCallable[_metadata_service_pb2.DescribeQuorumRequest, _metadata_service_pb2.DescribeQuorumResponse]
     """Describes the metadata quorum: leader, term, and the log of each node."""
+    UnregisterNode: _grpc.UnaryUnaryMultiCallable[_metadata_service_pb2.UnregisterNodeRequest, _metadata_service_pb2.UnregisterNodeResponse]
+    """Forgets the registration of a broker or coordinator that will not come back. Fails with UNKNOWN_NODE, and with NODE_IN_USE
+    while the node is in its session, has replicas or owns shards.
+    """
 
 @_typing.type_check_only
 class MetadataServiceAsyncStub(MetadataServiceStub):
@@ -105,6 +109,10 @@ class MetadataServiceAsyncStub(MetadataServiceStub):
     """Finds the coordinator of a consumer group. Fails with COORDINATOR_LOADING while there is none."""
     DescribeQuorum: _aio.UnaryUnaryMultiCallable[_metadata_service_pb2.DescribeQuorumRequest, _metadata_service_pb2.DescribeQuorumResponse]  # type: ignore[assignment]
     """Describes the metadata quorum: leader, term, and the log of each node."""
+    UnregisterNode: _aio.UnaryUnaryMultiCallable[_metadata_service_pb2.UnregisterNodeRequest, _metadata_service_pb2.UnregisterNodeResponse]  # type: ignore[assignment]
+    """Forgets the registration of a broker or coordinator that will not come back. Fails with UNKNOWN_NODE, and with NODE_IN_USE
+    while the node is in its session, has replicas or owns shards.
+    """
 
 class MetadataServiceServicer(metaclass=_abc_1.ABCMeta):
     """The cluster's metadata. Every broker answers every call: reads and watches from its own copy, writes by forwarding them,
@@ -219,5 +227,15 @@ class MetadataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_metadata_service_pb2.DescribeQuorumResponse, _abc.Awaitable[_metadata_service_pb2.DescribeQuorumResponse]]:
         """Describes the metadata quorum: leader, term, and the log of each node."""
+
+    @_abc_1.abstractmethod
+    def UnregisterNode(
+        self,
+        request: _metadata_service_pb2.UnregisterNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_service_pb2.UnregisterNodeResponse, _abc.Awaitable[_metadata_service_pb2.UnregisterNodeResponse]]:
+        """Forgets the registration of a broker or coordinator that will not come back. Fails with UNKNOWN_NODE, and with NODE_IN_USE
+        while the node is in its session, has replicas or owns shards.
+        """
 
 def add_MetadataServiceServicer_to_server(servicer: MetadataServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -97,6 +97,14 @@ def test_a_write_whose_answer_was_lost_takes_effect_once(call: Call, cluster: Fa
     assert not cluster.topics
 
 
+def test_a_node_is_unregistered_under_one_request_id(call: Call, cluster: FakeCluster) -> None:
+    cluster.call_faults["UnregisterNode"].append("QUORUM_UNAVAILABLE")
+    call("unregister_node", 7)
+    asked = [request for name, request in cluster.calls if name == "UnregisterNode"]
+    assert [request.node_id for request in asked] == [7, 7]
+    assert asked[0].request_id == asked[1].request_id
+
+
 def test_names_are_resolved_once_by_a_linearizable_read(call: Call, cluster: FakeCluster) -> None:
     topic = cluster.create_topic("a")
     call("delete_topics", ["a"])
