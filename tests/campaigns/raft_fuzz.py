@@ -7,7 +7,6 @@ exit code tells whether one was found.
 """
 
 import os
-import re
 import statistics
 import sys
 import time
@@ -17,8 +16,10 @@ from typing import Any
 
 from millstream_raft.rules import Rule
 from tests.campaigns.figures import integer, print_result, progress
-from tests.fakes.raft_cluster import SCENARIO_RULES, LayeredNode, StockNode
-from tests.fakes.raft_schedule import Violation, play
+from tests.fakes.raft_cluster import SCENARIO_RULES, LayeredNode
+from tests.fakes.raft_schedule import play
+from tests.fakes.raft_stock import StockFileNode
+from tests.fakes.raft_witness import Violation
 
 _PROGRESS_EVERY = 25
 
@@ -26,7 +27,7 @@ _PROGRESS_EVERY = 25
 def voter_maker(stock: bool, drop: str) -> Any:
     """What makes the voters. Raises SystemExit for an unknown rule."""
     if stock:
-        return StockNode
+        return StockFileNode
     if drop and drop not in Rule.__members__:
         raise SystemExit(f"DROP={drop}: no such rule; there are {', '.join(Rule.__members__)}")
     dropped = {Rule[drop]} if drop else set()
@@ -44,11 +45,10 @@ def main() -> int:
     acknowledged = 0
     for seed in range(first, first + seeds):
         try:
-            schedule = play(seed, nodes, make, crashes=not stock, disks=not stock)
+            schedule = play(seed, nodes, make, power_loss=not stock, overflow=not stock)
             acknowledged += len(schedule.cluster.acknowledged())
         except Violation as violation:
-            # The same violation with other records is one kind.
-            violations[re.split(r"[:\[]| v\d", str(violation))[0].strip()] += 1
+            violations[violation.name] += 1
             found_at.append(seed - first + 1)
             progress(f"seed {seed}: {violation}")
         if (seed - first + 1) % _PROGRESS_EVERY == 0:

@@ -4,28 +4,31 @@ behind the layer, so that every result is an interleaving that TCP and crashes a
 Links are FIFO; a scenario delays (``held``), loses (``cut``, ``lose``) or delivers what is on them.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from random import Random
 from typing import Any
 
 from millstream_raft.directory import format_node
 from millstream_raft.group_commit import decode_batch
-from millstream_raft.journal import Journal
-from millstream_raft.library import VoterNode, enter_environment, library
+from millstream_raft.journal import FILE_NAME, Journal
+from millstream_raft.journal_format import decode_file
 from millstream_raft.pysyncobj_core import RaftCore
 from millstream_raft.raft_codec import decode, encode
 from millstream_raft.raft_config import RaftConfig
-from millstream_raft.raft_messages import Envelope
+from millstream_raft.raft_messages import Envelope, LogEntry
 from millstream_raft.rules import ALL_RULES, Rule
 from millstream_raft.snapshot_file import SnapshotFile
 from millstream_raft.vote import VoteFile
 from millstream_server.v1 import raft_pb2 as wire
 from millstream_server.v1 import raft_storage_pb2 as storage
 from tests.fakes.crash_files import CrashFiles
+from tests.fakes.raft_views import View, Witness
 
 NEVER_MS = 10**9
 #: Entries are padded to this, so that a few of them fill the small messages of the scenarios.
 ENTRY_BYTES = 40
+_JOURNAL = f"/raft/{FILE_NAME}"
 #: Elections happen when a scenario asks, so a rule that keeps voters with their leader would only
 #: be in the way; its own scenarios switch it on.
 SCENARIO_RULES = ALL_RULES - {Rule.STAY_WITH_LEADER}
@@ -101,112 +104,6 @@ class Network:
                 self.links[link] = []
 
 
-class StockNode:
-    """The library as it is shipped, on a memory journal unless given files."""
-
-    def __init__(self, cluster: "Cluster", node_id: int, **conf: Any) -> None:
-        self.cluster, self.node_id = cluster, node_id
-        self.log: list[str] = []
-        self._enter()
-        settings = {
-            "raftMinTimeout": NEVER_MS,
-            "raftMaxTimeout": 2 * NEVER_MS,
-            "connectionTimeout": 3 * NEVER_MS,
-            "leaderFallbackTimeout": NEVER_MS,
-            "logCompactionMinTime": NEVER_MS,
-            "appendEntriesBatchSizeBytes": cluster.append_bytes_max,
-            "logCompactionBatchSize": cluster.snapshot_part_bytes,
-            "useFork": False,
-            **conf,
-        }
-        others = [VoterNode(other) for other in cluster.ids if other != node_id]
-        self.core = _StockCore(
-            self, VoterNode(node_id), others, library.SyncObjConf(autoTick=False, **settings)
-        )
-        cluster.network.receivers[node_id] = self.receive
-        for other in others:
-            self.core._SyncObj__transport._onNodeConnected(other)
-
-    def receive(self, sender: int, message: dict[str, Any]) -> None:
-        self._enter()
-        self.core._SyncObj__transport._onMessageReceived(VoterNode(sender), dict(message))
-
-    def tick(self) -> None:
-        self._enter()
-        self.core.doTick(0)
-
-    def campaign(self) -> None:
-        self.core._SyncObj__raftElectionDeadline = 0
-        self.tick()
-
-    def put(self, value: str) -> None:
-        self._enter()
-        acks = self.cluster.acks
-        self.core.put(value, callback=lambda _, reason: acks.__setitem__(value, reason == 0))
-
-    def compact(self) -> None:
-        self.core.forceLogCompaction()
-
-    @property
-    def leads(self) -> bool:
-        return bool(self.core._isLeader())
-
-    @property
-    def term(self) -> int:
-        return int(self.core.raftCurrentTerm)
-
-    @property
-    def is_current(self) -> bool:
-        first_own = self.core._SyncObj__noopIDx
-        return self.leads and first_own is not None and self.applied_index >= first_own
-
-    @property
-    def applied_index(self) -> int:
-        return int(self.core.raftLastApplied)
-
-    @property
-    def last_index(self) -> int:
-        return self.entries()[-1][0]
-
-    def connected(self, other: int) -> None:
-        self._enter()
-        self.core._SyncObj__transport._onNodeConnected(VoterNode(other))
-
-    def disconnected(self, other: int) -> None:
-        self._enter()
-        self.core._SyncObj__transport._onNodeDisconnected(VoterNode(other))
-
-    def entries(self) -> list[tuple[int, int]]:
-        journal = self.core._SyncObj__raftLog
-        return [(journal[at][1], journal[at][2]) for at in range(len(journal))]
-
-    def _enter(self) -> None:
-        enter_environment(self.cluster.clock, self.cluster.chance)
-
-
-class _StockTransport(library.Transport):  # type: ignore[misc]
-    def __init__(self, core: Any, me: VoterNode, others: Any) -> None:
-        super().__init__(core, me, others)
-        self._network, self._me = core.owner.cluster.network, me.id
-
-    def send(self, node: VoterNode, message: dict[str, Any]) -> bool:
-        return bool(self._network.send(self._me, node.id, dict(message)))
-
-
-class _StockCore(library.SyncObj):  # type: ignore[misc]
-    def __init__(self, owner: StockNode, me: VoterNode, others: Any, conf: Any) -> None:
-        self.owner = owner
-        super().__init__(me, others, conf, transportClass=_StockTransport)
-        self.values: list[str] = []  # named after construction, hence part of a dump
-        owner.log = self.values
-
-    @library.replicated
-    def put(self, value: str) -> None:
-        if self.values is not self.owner.log:
-            self.owner.log = self.values  # a loaded dump replaced the list
-        self.values.append(value)
-
-
 class LayeredNode:
     """The library behind the layer, with messages through the codec and files that can crash."""
 
@@ -233,14 +130,15 @@ class LayeredNode:
             "snapshot_part_bytes": cluster.snapshot_part_bytes,
             **config,
         }
-        self.journal = Journal("/raft", files, stop_node, rules)
+        votes = VoteFile("/raft", files, stop_node)
+        self.journal = Journal("/raft", files, stop_node, rules, votes.journal_mark)
         self.snapshots = SnapshotFile("/raft", files, stop_node)
         self.snapshots.check_reaches(self.journal.entries[0])
         self.core = RaftCore(
             node_id,
             cluster.ids,
             journal=self.journal,
-            votes=VoteFile("/raft", files, stop_node),
+            votes=votes,
             snapshots=self.snapshots,
             apply=self.apply,
             dump=lambda: "\n".join(self.log).encode(),
@@ -269,10 +167,13 @@ class LayeredNode:
         return self.cluster.network.send(self.node_id, peer, encode(envelope).SerializeToString())
 
     def receive(self, sender: int, message: bytes) -> None:
-        self.core.receive(sender, decode(wire.RaftMessage.FromString(message)))
+        envelope = decode(wire.RaftMessage.FromString(message))
+        with self.cluster.watched(self, sender, envelope):
+            self.core.receive(sender, envelope)
 
     def tick(self) -> None:
-        self.core.tick()
+        with self.cluster.watched(self):
+            self.core.tick()
 
     def campaign(self) -> None:
         self.core.campaign()
@@ -290,6 +191,23 @@ class LayeredNode:
 
     def compact(self) -> None:
         self.core.compact()
+
+    def crash(self, power: Random | None) -> tuple[CrashFiles, list[LogEntry]]:
+        """The files after a ``kill -9``, or after power loss with this luck; and the entries that
+        the journal there holds. The node must not be used any more."""
+        files = self.files.after_kill() if power is None else self.files.after_power_loss(power)
+        return files, decode_file(files.content(_JOURNAL), _JOURNAL).entries
+
+    def view(self) -> View:
+        others = [other for other in self.cluster.ids if other != self.node_id]
+        return View(
+            term=self.term,
+            leads=self.leads,
+            entries=self.journal.entries[:],
+            commit_index=self.core.commit_index,
+            applied_index=self.applied_index,
+            matches={other: self.core.peer(other)[1] for other in others} if self.leads else {},
+        )
 
     @property
     def leads(self) -> bool:
@@ -321,8 +239,8 @@ class LayeredNode:
         return [(entry.index, entry.term) for entry in self.journal.entries]
 
 
-Node = StockNode | LayeredNode
-NodeFactory = Callable[["Cluster", int], Node]
+#: Makes a node like ``LayeredNode``.
+NodeFactory = Callable[["Cluster", int], Any]
 
 
 class Cluster:
@@ -345,12 +263,32 @@ class Cluster:
         self.network = Network()
         #: By value: True acknowledged, False refused, missing not answered.
         self.acks: dict[str, bool] = {}
-        self.nodes: dict[int, Node] = {}
+        #: What library code raised where its own thread would log it and go on.
+        self.errors: list[str] = []
+        #: What nodes hold of the machine, to be given back.
+        self.closing = ExitStack()
+        #: Sees every step of a node, if there is one.
+        self.witness: Witness | None = None
+        self.nodes: dict[int, Any] = {}
         for node_id in self.ids:
             self.nodes[node_id] = make(self, node_id)
 
     def __getitem__(self, node_id: int) -> Any:
         return self.nodes[node_id]
+
+    @contextmanager
+    def watched(
+        self, node: Any, sender: int = 0, envelope: Envelope | None = None
+    ) -> Iterator[None]:
+        """Show the witness what a tick, or a message, makes of a node."""
+        if self.witness is None:
+            yield
+            return
+        before = node.view()
+        try:
+            yield
+        finally:  # also in the step that crashes it
+            self.witness.stepped(node.node_id, before, node.view(), sender, envelope)
 
     def step(self, nodes: Iterable[int] | None = None, rounds: int = 6, wait_ms: int = 200) -> None:
         """Tick these nodes, or all, and deliver everything, some times over."""

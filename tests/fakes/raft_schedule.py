@@ -8,29 +8,24 @@ entries be committed, so that there is something to lose.
 """
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from random import Random
 from typing import Any
 
-from millstream_raft.group_commit import decode_batch
-from millstream_raft.journal import FILE_NAME
-from millstream_raft.journal_format import decode_file
-from millstream_raft.raft_messages import KIND_BATCH, LogEntry
 from tests.fakes.crash_files import Crash
 from tests.fakes.raft_cluster import Cluster, NodeStopped
+from tests.fakes.raft_witness import QuorumWitness, Violation
 
 EVENTS = 400
-_JOURNAL = f"/raft/{FILE_NAME}"
-
-
-class Violation(Exception):
-    """What a schedule broke."""
 
 
 class Schedule:
-    """One random run of a cluster. ``make`` makes a node, from the files of the one before."""
+    """One random run of a cluster. ``make`` makes a node, from the files of the one before;
+    ``power_loss`` and ``overflow`` (a queue loses messages and the connection stays) say what its
+    kind of node must endure."""
 
-    def __init__(self, seed: int, count: int, make: Callable[..., Any], *, crashes: bool) -> None:
+    def __init__(
+        self, seed: int, count: int, make: Callable[..., Any], *, power_loss: bool, overflow: bool
+    ) -> None:
         self.chance = Random(seed)
         self.make = make
         # Many small messages make more interleavings than few large ones.
@@ -38,13 +33,15 @@ class Schedule:
         self.cluster = Cluster(
             make, count, seed=seed, append_bytes_max=batch_bytes, snapshot_part_bytes=64
         )
+        self.witness = QuorumWitness({n: self.cluster[n].view() for n in self.cluster.ids})
+        self.cluster.witness = self.witness
+        self.power_loss = power_loss
         self.disks: dict[int, Any] = {}
         self.values = 0
         self.joined = {node: set(self.cluster.ids) - {node} for node in self.cluster.ids}
         #: By term: who led in it.
         self.leaders: dict[int, int] = {}
         self.longest: list[str] = []
-        self._on_disks: dict[int, set[str]] = {}
         events: dict[Callable[[], None], float] = {
             self.deliver_some: 10,
             self.deliver_link: 4,
@@ -54,13 +51,15 @@ class Schedule:
             self.stand: 0.5,
             self.hold: 0.7,
             self.release: 0.7,
-            self.lose: 1.5,
+            self.reset: 1.5,
             self.separate: 1.5,
             self.join: 1.5,
             self.compact: 1.5,
+            self.crash_some: 0.4,
+            self.start_some: 3,
         }
-        if crashes:
-            events |= {self.crash_some: 0.4, self.start_some: 3}
+        if overflow:
+            events[self.lose] = 1.5
         self.events = list(events)
         self.weights = [weight * 4 ** self.chance.uniform(-1, 1) for weight in events.values()]
 
@@ -135,6 +134,12 @@ class Schedule:
             first = self.chance.randrange(len(queue))
             del queue[first : first + self.chance.randint(1, len(queue))]
 
+    def reset(self) -> None:
+        # A connection breaks, with what is on it, and is there again.
+        if (link := self.some_link()) is not None:
+            self.disconnect(*link)
+            self.connect(*link)
+
     def separate(self) -> None:
         if self.chance.random() < 0.8:  # else the rest falls apart further
             self.join_all()
@@ -164,11 +169,11 @@ class Schedule:
         if len(self.up) == 1:
             return
         node = self.some_node()
-        if self.chance.random() < 0.5:  # in the middle of what it writes next
+        if self.power_loss and self.chance.random() < 0.5:  # in the middle of what it writes next
             files = self.cluster[node].files
             files.crash_at = len(files.operations) + self.chance.randrange(8)
         else:
-            self.crash(node, power_loss=self.chance.random() < 0.5)
+            self.crash(node)
 
     def start_some(self) -> None:
         if self.disks:
@@ -205,25 +210,26 @@ class Schedule:
         for other in self.cluster.ids:
             self.connect(one, other)
 
-    def crash(self, node: int, power_loss: bool) -> None:
-        files = self.cluster[node].files
-        self.disks[node] = files.after_power_loss(self.chance) if power_loss else files.after_kill()
-        entries = decode_file(self.disks[node].content(_JOURNAL), _JOURNAL).entries
-        self._on_disks[node] = _held(self.cluster[node].log, entries)
+    def crash(self, node: int) -> None:
+        """End a node: by power loss or by ``kill -9``, which leaves the page cache."""
+        power_loss = self.power_loss and self.chance.random() < 0.5
+        self.disks[node], entries = self.cluster[node].crash(self.chance if power_loss else None)
+        self.witness.crashed(node, entries)
         self.cut([node], [other for other in self.cluster.ids if other != node])
         self.cluster.network.remove(node)
 
     def start(self, node: int) -> None:
         files = self.disks.pop(node)
         self.cluster.nodes[node] = self.make(self.cluster, node, files)
+        self.witness.restarted(node, self.cluster[node].view())
         self.joined[node] = set(self.cluster.ids) - {node}
         self.cut([node], [other for other in self.cluster.ids if other != node])
         self.connect_all(node)
 
     def bury(self) -> None:
         for node in self.up:
-            if getattr(self.cluster[node], "files", None) and self.cluster[node].files.crashed:
-                self.crash(node, power_loss=self.chance.random() < 0.5)
+            if self.cluster[node].files.crashed:
+                self.crash(node)
 
     def event(self) -> None:
         """Let one thing happen; a node that crashed in it is down afterwards."""
@@ -244,36 +250,23 @@ class Schedule:
         """Raise Violation for what must never be, not even for a moment."""
         for node in map(self.cluster.__getitem__, self.up):
             if node.leads and self.leaders.setdefault(node.term, node.node_id) != node.node_id:
-                raise Violation(f"two leaders in term {node.term}")
+                raise Violation("two leaders", f"in term {node.term}")
             if node.log[: len(self.longest)] != self.longest[: len(node.log)]:
                 raise Violation("voters applied different entries")
             if len(node.log) > len(self.longest):
                 self.longest = list(node.log)
             newest = node.term == max(self.leaders, default=0)  # older ones may not know yet
             if newest and node.is_current and self.cluster.lost_on(node.node_id):
-                raise Violation(f"a leader lacks {self.cluster.lost_on(node.node_id)}")
+                raise Violation("a leader lacks", f"{self.cluster.lost_on(node.node_id)}")
         if len(set(self.longest)) != len(self.longest):
             raise Violation("applied twice")
-
-    def look_at_disks(self) -> None:
-        """Raise Violation unless each acknowledged write is on a majority of disks."""
-        acknowledged = self.cluster.acknowledged()
-        if not acknowledged:
-            return
-        held = [self._on_disks[node] for node in self.disks]
-        up = map(self.cluster.__getitem__, self.up)
-        held.extend(_held(node.log, node.journal.entries) for node in up)
-        for value in acknowledged:
-            if sum(value in each for each in held) * 2 <= len(held):
-                raise Violation(f"only a minority holds {value}")
 
     # The end.
 
     def heal(self) -> None:
         """Everybody up and connected, until they agree."""
         for node in self.up:
-            if hasattr(self.cluster[node], "files"):
-                self.cluster[node].files.crash_at = None
+            self.cluster[node].files.crash_at = None
         for node in list(self.disks):
             self.start(node)
         self.cluster.network.held.clear()
@@ -302,32 +295,26 @@ class Schedule:
 
 
 def play(
-    seed: int, count: int, make: Callable[..., Any], *, crashes: bool = True, disks: bool = True
+    seed: int,
+    count: int,
+    make: Callable[..., Any],
+    *,
+    power_loss: bool = True,
+    overflow: bool = True,
 ) -> Schedule:
-    """A whole schedule, healed. Raises Violation. ``disks``: look at them after every event."""
-    schedule = Schedule(seed, count, make, crashes=crashes)
+    """A whole schedule, healed. Raises Violation."""
+    schedule = Schedule(seed, count, make, power_loss=power_loss, overflow=overflow)
     try:
         for _ in range(EVENTS):
             schedule.event()
             schedule.look()
-            if disks:
-                schedule.look_at_disks()
         schedule.heal()
         schedule.look()
     except NodeStopped as stopped:
-        raise Violation(f"a voter stopped: {stopped}") from None
+        raise Violation("a voter stopped", str(stopped)) from None
+    finally:
+        schedule.cluster.closing.close()
     for node in schedule.cluster.ids:
         if schedule.cluster[node].log != schedule.longest:
             raise Violation("voters differ")
     return schedule
-
-
-def _held(log: list[str], entries: Iterable[LogEntry]) -> set[str]:
-    return {*log, *(value for entry in entries for value in _values(entry.command))}
-
-
-@lru_cache(maxsize=4096)
-def _values(command: bytes) -> tuple[str, ...]:
-    if command[:1] != bytes([KIND_BATCH]):
-        return ()
-    return tuple(entry.decode().rstrip(".") for entry in decode_batch(command[1:]))

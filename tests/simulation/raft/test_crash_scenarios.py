@@ -14,8 +14,8 @@ from tests.fakes.raft_cluster import (
     Cluster,
     LayeredNode,
     NodeStopped,
-    StockNode,
 )
+from tests.fakes.raft_stock import StockNode
 
 A, B, C = 1, 2, 3
 
@@ -139,7 +139,7 @@ def test_stock_library_retries_for_ever_when_apply_raises():
             tried.append(value)
             raise ValueError("cannot apply")
 
-    node.core.values = node.log = Refusing()
+    node.core.values = Refusing()
     node.put("bad")
     node.put("good")
     for _ in range(5):

@@ -15,8 +15,8 @@ from tests.fakes.raft_cluster import (
     LayeredNode,
     Network,
     NodeFactory,
-    StockNode,
 )
+from tests.fakes.raft_stock import StockNode
 
 A, B, C, D, F = 1, 2, 3, 4, 5
 
