@@ -41,6 +41,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.use_local_subchannel_pool", 1),
     # At most once: what may have arrived is never sent again.
     ("grpc.enable_retries", 0),
+    ("grpc.enable_http_proxy", 0),
 )
 
 ChannelFactory = Callable[[int, str], grpc.aio.Channel]
@@ -136,6 +137,7 @@ class Link:
         self._channel_factory = channel_factory
         self._queue = PeerQueue(config)
         self._connected = False
+        self._outage_told = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -160,21 +162,30 @@ class Link:
         try:
             while True:
                 try:
-                    async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                        await channel.channel_ready()
+                    await self._await_connection(channel)
                     await self._converse(stub)
-                except (
-                    grpc.RpcError,
-                    grpc.aio.UsageError,
-                    asyncio.InvalidStateError,
-                    TimeoutError,
-                ):
+                except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
                     pass  # the status was the peer's way to say that it goes or restarts
+                except TimeoutError:
+                    self._tell_outage("no answer")
                 except Exception:  # noqa: BLE001 - without this task the voter is cut off
                     _log.exception("raft link failed", peer=self._peer_id)
                 await asyncio.sleep(self._config.reconnect_pause_ms / 1000)
         finally:
             await channel.close()
+
+    async def _await_connection(self, channel: grpc.aio.Channel) -> None:
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                await channel.channel_ready()
+        except TimeoutError:
+            pass  # the call fails then, and says why there is no connection
+
+    def _tell_outage(self, why: str) -> None:
+        """Log why the voter cannot be spoken to; once, until it could be."""
+        if not self._outage_told:
+            self._outage_told = True
+            _log.warning("voter not reached", peer=self._peer_id, address=self._address, why=why)
 
     async def _converse(self, stub: Any) -> None:
         call = stub.SendMessages()
@@ -185,9 +196,12 @@ class Link:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 greeting = await call.initial_metadata()
             if greeting is None or _ACCEPTED not in tuple(greeting):
-                return  # a refusal has initial metadata too, but not this
+                # A refusal has initial metadata too, but not this.
+                self._tell_outage(await call.details() or "the stream ended")
+                return
             self._queue.clear()
             self._connected = True
+            self._outage_told = False
             self._events.peer_connected(self._peer_id)
             while not call.done():
                 self._queue.changed.clear()

@@ -13,15 +13,23 @@ from millstream_server.node.format import (
     AlreadyFormattedError,
     PeerInspector,
     format_folder,
-    inspect_peers,
+    inspector_of,
 )
+from millstream_server.node.replace_disk import replace_disk, report_voters
 from millstream_server.runtime.system import SystemFiles
 
 
-def format_data_folder(config: NodeConfig, peers: PeerInspector = inspect_peers) -> FolderIdentity:
+def format_data_folder(config: NodeConfig, peers: PeerInspector | None = None) -> FolderIdentity:
     """Make ``config.data_dir`` the folder of that node. Raises AlreadyFormattedError and
     DataFolderError. Runs an event loop of its own, so not to be called from one."""
-    return asyncio.run(format_folder(config, SystemFiles(), lambda: str(uuid.uuid4()), peers))
+    asked = peers or inspector_of(config)
+    return asyncio.run(format_folder(config, SystemFiles(), lambda: str(uuid.uuid4()), asked))
+
+
+def replace_lost_disk(config: NodeConfig) -> FolderIdentity:
+    """Make ``config.data_dir`` the folder of a metadata node that lost its disk. Raises as
+    ``format_data_folder``, and runs an event loop of its own, too."""
+    return asyncio.run(replace_disk(config, SystemFiles(), report_voters))
 
 
 def format_nodes(plan: ClusterPlan) -> None:

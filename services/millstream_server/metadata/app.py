@@ -1,5 +1,6 @@
 """The metadata service of one node, wired: consensus, image, controller, sessions, servicer."""
 
+import asyncio
 import random
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
@@ -11,6 +12,7 @@ from millstream_raft.consensus import Consensus, StateMachine
 from millstream_raft.metadata_state_machine import MetadataStateMachine
 from millstream_raft.pysyncobj_consensus import PySyncObjConsensus
 from millstream_raft.raft_config import RaftConfig
+from millstream_raft.transport import CHANNEL_OPTIONS
 from millstream_server.metadata.config import MetadataConfig
 from millstream_server.metadata.controller import Controller
 from millstream_server.metadata.image_watchers import ImageWatchers
@@ -19,12 +21,15 @@ from millstream_server.metadata.node_liveness import NodeLiveness
 from millstream_server.metadata.reconnect_probe import ReconnectProbe, TcpReconnectProbe
 from millstream_server.metadata.replicated_image import ReplicatedImage
 from millstream_server.metadata.servicer import ControllerServicer
+from millstream_server.runtime.callers import Callers, UnknownCallers
+from millstream_server.runtime.channels import Dial, dial_plaintext
 from millstream_server.runtime.identity import NodeIdentity
 from millstream_server.runtime.ports import Clock, Files
 from millstream_server.v1 import controller_service_pb2 as pb
 from millstream_server.v1 import controller_service_pb2_grpc as pb_grpc
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ControllerService"].full_name
+_VOTE_POLL_S = 0.1
 ConsensusFactory = Callable[[StateMachine], Consensus]
 
 
@@ -45,8 +50,11 @@ def quorum_on_disk(
     clock: Clock,
     files: Files,
     random: random.Random,
+    dial: Dial = dial_plaintext,
+    callers: Callers | None = None,
 ) -> ConsensusFactory:
-    """The consensus of production, kept in ``directory``, for ``MetadataApp``."""
+    """The consensus of production, kept in ``directory``, for ``MetadataApp``. The voters are
+    reached by ``dial`` and known by ``callers``."""
 
     def make(state_machine: StateMachine) -> Consensus:
         return PySyncObjConsensus(
@@ -59,6 +67,8 @@ def quorum_on_disk(
             clock=clock,
             random=random,
             config=raft_config,
+            channel_factory=lambda peer, address: dial(peer, address, CHANNEL_OPTIONS),
+            peer_check=(callers or UnknownCallers()).is_node,
         )
 
     return make
@@ -77,8 +87,10 @@ class MetadataApp:
         random: random.Random,
         metrics: CollectorRegistry,
         probe: ReconnectProbe | None = None,
+        callers: Callers | None = None,
     ) -> None:
-        """Nothing is started. Raises ValueError for a bad configuration."""
+        """Nothing is started. ``callers`` tells which node calls; by default everybody is
+        believed. Raises ValueError for a bad configuration."""
         config.validate()
         identity.validate()
         self._machine = MetadataStateMachine()
@@ -104,6 +116,7 @@ class MetadataApp:
             self.consensus,
             config,
             identity.cluster_id,
+            callers or UnknownCallers(),
         )
         self._metrics.read_from(
             self.consensus.status,
@@ -127,6 +140,12 @@ class MetadataApp:
         """Take part in the quorum. Raises what the consensus raises about its folder."""
         await self.consensus.start()
         self.liveness.start()
+
+    async def wait_until_it_votes(self) -> None:
+        """Return at once, unless this node lost its disk: then when it holds everything again.
+        Whoever waits for it before the next node is stopped must not be told too early."""
+        while self.consensus.status().silent_until:  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(_VOTE_POLL_S)
 
     async def stop(self) -> None:
         """End all sessions and watches, then leave the quorum. What was committed stays."""

@@ -12,6 +12,7 @@ from millstream_server.metadata.config import MetadataConfig
 from millstream_server.metadata.controller import Controller
 from millstream_server.metadata.image_watchers import ImageWatchers
 from millstream_server.metadata.node_liveness import NodeLiveness, SessionStream
+from millstream_server.runtime.callers import Callers
 from millstream_server.runtime.errors import ServiceError, abort
 from millstream_server.v1 import controller_service_pb2 as pb
 from millstream_server.v1 import controller_service_pb2_grpc as pb_grpc
@@ -30,6 +31,7 @@ class ControllerServicer(pb_grpc.ControllerServiceServicer):
         consensus: Consensus,
         config: MetadataConfig,
         cluster_id: str,
+        callers: Callers,
     ) -> None:
         self._controller = controller
         self._liveness = liveness
@@ -37,6 +39,7 @@ class ControllerServicer(pb_grpc.ControllerServiceServicer):
         self._consensus = consensus
         self._config = config
         self._cluster_id = cluster_id
+        self._callers = callers
 
     async def NodeSession(
         self, request_iterator: AsyncIterator[pb.NodeSessionRequest], context: Context
@@ -49,6 +52,11 @@ class ControllerServicer(pb_grpc.ControllerServiceServicer):
             first = await anext(requests, None)
             if first is None or first.WhichOneof("kind") != "registration":
                 raise ServiceError("INVALID_REQUEST", "the first message is not a registration")
+            if not self._callers.is_node(context, first.registration.node_id):
+                raise ServiceError(
+                    "PERMISSION_DENIED",
+                    f"the certificate is not that of node {first.registration.node_id}",
+                )
             stream, registered = await self._liveness.register(first.registration)
             yield pb.NodeSessionResponse(registered=registered)
             while (request := await _next_request(requests, stream)) is not None:

@@ -46,7 +46,23 @@ class NodeConfig(BaseModel):
     plaintext_allow: bool = _key(
         "plaintext.allow",
         False,
-        "Serve plaintext on addresses other than loopback. Anybody there can then read and write.",
+        "Serve plaintext on addresses other than loopback: the admin port, and without tls.* the "
+        "gRPC port, where anybody can then read and write.",
+    )
+    tls_certificate_file: str = _key(
+        "tls.certificate.file",
+        "",
+        "The node's certificate chain, PEM. With the other two tls.* keys the gRPC port and all "
+        "connections between nodes are mutual TLS; clients need a certificate too.",
+    )
+    tls_key_file: str = _key(
+        "tls.key.file", "", "The certificate's private key, PEM without a password."
+    )
+    tls_ca_file: str = _key(
+        "tls.ca.file",
+        "",
+        "Certificates of the authorities trusted for nodes and clients, PEM. None of the "
+        "system's: a public authority's word must not open the cluster.",
     )
     reflection_enable: bool = _key(
         "reflection.enable", True, "Answer gRPC reflection, for command lines."
@@ -187,17 +203,7 @@ class NodeConfig(BaseModel):
             raise ValueError(
                 "process.roles is empty: name at least one of broker, metadata, coordinator"
             )
-        for listener in (self.listeners, self.admin_listener):
-            if (
-                listener
-                and not self.plaintext_allow
-                and not is_loopback(split_address(listener)[0])
-            ):
-                raise ValueError(
-                    f"{listener} is not a loopback address, and this version "
-                    f"serves plaintext only: "
-                    "set plaintext.allow=true if everybody in that network may read and write"
-                )
+        self._check_plaintext()
         if self.broker_heartbeat_interval_ms * 2 > self.broker_session_timeout_ms:
             raise ValueError(
                 "broker.heartbeat.interval.ms must be at most half of broker.session.timeout.ms, "
@@ -214,6 +220,30 @@ class NodeConfig(BaseModel):
         if self.message_max_bytes > self.request_max_bytes:
             raise ValueError("message.max.bytes must not exceed request.max.bytes")
         return self
+
+    def _check_plaintext(self) -> None:
+        tls = (self.tls_certificate_file, self.tls_key_file, self.tls_ca_file)
+        if any(tls) and not all(tls):
+            raise ValueError(
+                "tls.certificate.file, tls.key.file and tls.ca.file go together: set all or none"
+            )
+        if self.plaintext_allow:
+            return
+        if not self.has_tls and not is_loopback(split_address(self.listeners)[0]):
+            raise ValueError(
+                f"listeners {self.listeners} is not a loopback address: set tls.*, or "
+                "plaintext.allow=true if everybody in that network may read and write"
+            )
+        if self.admin_listener and not is_loopback(split_address(self.admin_listener)[0]):
+            raise ValueError(
+                f"admin.listener {self.admin_listener} is not a loopback address, and is always "
+                "plaintext: set plaintext.allow=true if everybody in that network may read metrics"
+            )
+
+    @property
+    def has_tls(self) -> bool:
+        """True if connections to the node are TLS."""
+        return bool(self.tls_certificate_file)
 
     @property
     def voters(self) -> Mapping[int, str]:

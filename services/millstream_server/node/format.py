@@ -14,6 +14,8 @@ from millstream_raft.directory import PeerLog, format_node, is_formatted
 from millstream_raft.directory_errors import RaftDirectoryError
 from millstream_server.node.config import NodeConfig
 from millstream_server.node.data_folder import DataFolder, DataFolderError, FolderIdentity
+from millstream_server.node.node_dial import dial_of
+from millstream_server.runtime.channels import Dial, dial_plaintext
 from millstream_server.runtime.ports import Files
 from millstream_server.v1 import controller_service_pb2 as controller
 from millstream_server.v1 import controller_service_pb2_grpc as controller_grpc
@@ -91,19 +93,38 @@ def _cluster_id(config: NodeConfig, new_cluster_id: Callable[[], str]) -> str:
     return new_cluster_id()
 
 
-async def inspect_peers(voters: Mapping[int, str]) -> Sequence[PeerLog]:
+def inspector_of(config: NodeConfig) -> PeerInspector:
+    """``inspect_peers`` with the TLS of this configuration; it may raise DataFolderError too."""
+
+    async def inspect(voters: Mapping[int, str]) -> Sequence[PeerLog]:
+        return await inspect_peers(voters, dial_of(config))
+
+    return inspect
+
+
+async def inspect_peers(
+    voters: Mapping[int, str], dial: Dial = dial_plaintext
+) -> Sequence[PeerLog]:
     """Ask the voters what log they have. Those that do not answer in two seconds are left out."""
-    answers = await asyncio.gather(*(_inspect(node_id, at) for node_id, at in voters.items()))
-    return [answer for answer in answers if answer is not None]
+    asked = (_inspect(node_id, at, dial) for node_id, at in voters.items())
+    return [answer for answer in await asyncio.gather(*asked) if answer is not None]
 
 
-async def _inspect(node_id: int, address: str) -> PeerLog | None:
-    async with grpc.aio.insecure_channel(address) as channel:
+async def _inspect(node_id: int, address: str, dial: Dial) -> PeerLog | None:
+    answer = await describe_quorum_at(node_id, address, dial)
+    return None if answer is None else PeerLog(node_id, answer.cluster_id, answer.last_index)
+
+
+async def describe_quorum_at(
+    node_id: int, address: str, dial: Dial
+) -> controller.DescribeQuorumResponse | None:
+    """What a metadata node says of its quorum; None if it does not answer in two seconds."""
+    async with dial(node_id, address, ()) as channel:
         stub = controller_grpc.ControllerServiceStub(channel)
         try:
-            answer = await stub.DescribeQuorum(
+            response: controller.DescribeQuorumResponse = await stub.DescribeQuorum(
                 controller.DescribeQuorumRequest(), timeout=_PEER_TIMEOUT_S
             )
         except grpc.aio.AioRpcError:
             return None
-        return PeerLog(node_id, answer.cluster_id, answer.last_index)
+        return response

@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry, Gauge, Info
 
-from millstream_raft.directory_errors import RaftDirectoryError
+from millstream_raft.directory_errors import REPLACE_DISK, RaftDirectoryError
 from millstream_server.broker.app import BrokerApp
 from millstream_server.cluster.metadata_plane import NodeRegistration
 from millstream_server.cluster.metadata_servicer import MetadataServicer
@@ -19,11 +19,14 @@ from millstream_server.node import settings
 from millstream_server.node.config import NodeConfig, split_address
 from millstream_server.node.data_folder import DataFolder, DataFolderError, FolderIdentity
 from millstream_server.runtime.admin_server import AdminServer
+from millstream_server.runtime.callers import Callers, CertifiedCallers, UnknownCallers
+from millstream_server.runtime.channels import dial_plaintext
 from millstream_server.runtime.errors import ServiceError
 from millstream_server.runtime.grpc_server import READY, STARTUP, GrpcServer
 from millstream_server.runtime.identity import NodeIdentity
 from millstream_server.runtime.loop_lag import LoopLag
 from millstream_server.runtime.ports import Clock, Files
+from millstream_server.runtime.tls import NodeTls, TlsError
 from millstream_server.storage.directory import RecoveryProgress
 from millstream_server.storage.errors import StorageError
 
@@ -49,6 +52,8 @@ class Node:
         self._ready = False
         self._admin = AdminServer(self._metrics, lambda: self._ready)
         self._loop_lag = LoopLag(self._metrics)
+        self._tls: NodeTls | None = None
+        self._callers: Callers = UnknownCallers()
         self._server: GrpcServer | None = None
         self._metadata: MetadataApp | None = None
         self._broker: BrokerApp | None = None
@@ -66,7 +71,8 @@ class Node:
         """Recover what the disk holds, then serve. Raises NodeStartError or DataFolderError."""
         self._folder.lock()
         cluster_id = self._own_cluster_id()
-        self._server = self._bind()
+        self._tls = self._load_tls(cluster_id)
+        self._server = self._bind(cluster_id)
         identity = self._identity(cluster_id, self._server.port)
         _log.info("starting", node_id=identity.node_id, roles=sorted(identity.roles))
         try:
@@ -87,6 +93,8 @@ class Node:
                 # Its id is free once the session of the process before, if any, is over.
                 try_ms = self._config.broker_session_timeout_ms + _REGISTRATION_TRY_MS
                 await self._try(self._view.wait_registered(timeout_ms=try_ms))
+        if self._metadata is not None:
+            await self._metadata.wait_until_it_votes()
         self._ready = True
         await self._server.set_serving(STARTUP, READY, *self._services)
         _log.info("ready", node_id=self._config.node_id, port=self._server.port)
@@ -115,7 +123,8 @@ class Node:
         if "metadata" in config.process_roles:
             raise NodeStartError(
                 f"{self._folder.path} is not formatted: if this node is new, run "
-                "'millstream format' once; if it had data, its disk is lost or not mounted"
+                "'millstream format' once; if it had data, its disk is not mounted, or lost; if "
+                f"it is lost, {REPLACE_DISK}"
             )
         if not config.cluster_id:
             raise NodeStartError("set cluster.id to the same value on every node of the cluster")
@@ -123,10 +132,39 @@ class Node:
         self._folder.write_identity(FolderIdentity(config.cluster_id, config.node_id))
         return config.cluster_id
 
-    def _bind(self) -> GrpcServer:
+    def _load_tls(self, cluster_id: str) -> NodeTls | None:
+        files = settings.tls_files(self._config)
+        if files is None:
+            return None
+        try:
+            tls = NodeTls.load(files, cluster_id, self._config.node_id)
+        except TlsError as error:
+            raise NodeStartError(str(error)) from None
+        host, _ = split_address(self._config.advertised_listeners or self._config.listeners)
+        if not tls.names_host(host):
+            _log.warning(
+                "clients cannot verify this node: its certificate does not name the host that "
+                "they connect to",
+                host=host,
+                certificate=files.certificate,
+            )
+        Gauge(
+            "millstream_certificate_expiry_timestamp_seconds",
+            "When the node's certificate ends, Unix time.",
+            registry=self._metrics,
+        ).set(tls.expires_at_s)
+        return tls
+
+    def _bind(self, cluster_id: str) -> GrpcServer:
+        tls = self._tls
+        self._callers = CertifiedCallers(cluster_id) if tls is not None else UnknownCallers()
         try:
             return GrpcServer(
-                self._config.listeners, self._metrics, reflection=self._config.reflection_enable
+                self._config.listeners,
+                self._metrics,
+                reflection=self._config.reflection_enable,
+                callers=self._callers,
+                credentials=tls.server_credentials() if tls is not None else None,
             )
         except RuntimeError:
             raise NodeStartError(
@@ -164,6 +202,7 @@ class Node:
         }
         listener = f"{split_address(config.listeners)[0]}:{server.port}"
         voters = tuple((config.voters or {config.node_id: listener}).items())
+        dial = self._tls.dial if self._tls is not None else dial_plaintext
         if "metadata" in identity.roles:
             metadata_config = settings.metadata_config(config, voters)
             quorum = quorum_on_disk(
@@ -174,8 +213,12 @@ class Node:
                 clock=self._clock,
                 files=self._files,
                 random=self._random,
+                dial=dial,
+                callers=self._callers,
             )
-            self._metadata = MetadataApp(metadata_config, identity, quorum, **ports)
+            self._metadata = MetadataApp(
+                metadata_config, identity, quorum, callers=self._callers, **ports
+            )
         registration = NodeRegistration() if "coordinator" in identity.roles else None
         if "broker" in identity.roles:
             self._broker = BrokerApp(
@@ -183,6 +226,7 @@ class Node:
                 identity,
                 self._folder.log_path,
                 files=self._files,
+                dial=dial,
                 **ports,
             )
             await self._broker.open(_report_recovery)
@@ -195,13 +239,18 @@ class Node:
             random=self._random,
             config=cluster_config,
             registration=registration,
+            dial=dial,
         )
         self._public_metadata = MetadataServicer(self._view, cluster_config, voters)
         if self._broker is not None:
             self._broker.attach(self._view)
         if "coordinator" in identity.roles:
             self._coordinator = CoordinatorApp(
-                settings.coordinator_config(config), identity, cluster=self._view, **ports
+                settings.coordinator_config(config),
+                identity,
+                cluster=self._view,
+                dial=dial,
+                **ports,
             )
 
     async def _serve(self, identity: NodeIdentity, server: GrpcServer) -> None:

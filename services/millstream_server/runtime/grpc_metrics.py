@@ -14,6 +14,8 @@ from typing import Any
 import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from millstream_server.runtime.method_handlers import behaviour_of, code_of, rebuild
+
 _LABELS = ("grpc_type", "grpc_service", "grpc_method")
 _BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -109,19 +111,8 @@ def _wrap(
         if not handler.response_streaming and not handler.request_streaming:
             handling.observe(time.perf_counter() - begin)
 
-    behaviour = (
-        handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-    )
-    counted = _counted_call(behaviour, begun, ended)
-    make = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[bool(handler.request_streaming), bool(handler.response_streaming)]
-    return make(
-        counted, request_deserializer=counted_deserialize, response_serializer=counted_serialize
-    )
+    counted = _counted_call(behaviour_of(handler), begun, ended)
+    return rebuild(handler, counted, counted_deserialize, counted_serialize)
 
 
 def _call_type(handler: grpc.RpcMethodHandler[Any, Any]) -> str:
@@ -139,12 +130,6 @@ def _counted_call(
 ) -> Any:
     """Wrap a handler of either style: an asynchronous generator, or a coroutine."""
 
-    def code_of(context: grpc.aio.ServicerContext[Any, Any]) -> str:
-        code = context.code()
-        if isinstance(code, grpc.StatusCode):
-            return code.name
-        return grpc.StatusCode.OK.name if not code else _CODE_NAMES.get(code, "UNKNOWN")
-
     if inspect.isasyncgenfunction(behaviour):
 
         async def generator(
@@ -159,7 +144,7 @@ def _counted_call(
                     yield response
                 failed = False
             finally:
-                ended(peer, _code_after(code_of(context), failed), begin)
+                ended(peer, _code_after(code_of(context).name, failed), begin)
 
         return generator
 
@@ -173,7 +158,7 @@ def _counted_call(
             failed = False
             return response
         finally:
-            ended(peer, _code_after(code_of(context), failed), begin)
+            ended(peer, _code_after(code_of(context).name, failed), begin)
 
     return coroutine
 
@@ -181,6 +166,3 @@ def _counted_call(
 def _code_after(code: str, failed: bool) -> str:
     # A call that ended by an exception without a status of its own was cancelled or broke.
     return "CANCELLED" if failed and code == grpc.StatusCode.OK.name else code
-
-
-_CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}

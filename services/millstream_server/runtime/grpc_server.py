@@ -8,8 +8,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
+from millstream_server.runtime.callers import Callers, UnknownCallers
 from millstream_server.runtime.grpc_metrics import GrpcServerMetrics, MetricsInterceptor
 from millstream_server.runtime.malformed import MalformedRequestInterceptor
+from millstream_server.runtime.node_gate import NodeGate, RefusedPeers
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 _STREAMS_MAX = 1000
@@ -40,19 +42,32 @@ class GrpcServer:
     Add servicers to ``server`` between construction and ``start``.
     """
 
-    def __init__(self, address: str, registry: CollectorRegistry, *, reflection: bool) -> None:
+    def __init__(
+        self,
+        address: str,
+        registry: CollectorRegistry,
+        *,
+        reflection: bool,
+        callers: Callers | None = None,
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
+        """``callers`` judges who may call internal methods; by default everybody. Without
+        ``credentials`` the port is plaintext. Raises RuntimeError when the address is in use."""
         self._reflection = reflection
         self.server = grpc.aio.server(
             interceptors=(
                 MetricsInterceptor(GrpcServerMetrics(registry)),
+                NodeGate(callers or UnknownCallers(), RefusedPeers(registry)),
                 MalformedRequestInterceptor(),
             ),
             options=SERVER_OPTIONS,
         )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
-        # Raises RuntimeError when the address is in use.
-        self.port = self.server.add_insecure_port(address)
+        if credentials is None:
+            self.port = self.server.add_insecure_port(address)
+        else:
+            self.port = self.server.add_secure_port(address, credentials)
 
     async def start(self, services: Sequence[str]) -> None:
         """Serve. ``services`` are the full names of the services added; they start as not

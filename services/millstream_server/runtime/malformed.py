@@ -14,9 +14,11 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from millstream_server.runtime.errors import ServiceError, abort
+from millstream_server.runtime.method_handlers import behaviour_of, rebuild
 
 if TYPE_CHECKING:
-    _Handler = grpc.RpcMethodHandler[Any, Any]
+    from millstream_server.runtime.method_handlers import Handler
+
     _Context = grpc.aio.ServicerContext[Any, Any]
 
 _MALFORMED = object()
@@ -26,13 +28,13 @@ class MalformedRequestInterceptor(grpc.aio.ServerInterceptor):
     """Wraps handlers of generated message types, once per method."""
 
     def __init__(self) -> None:
-        self._wrapped: dict[str, _Handler] = {}
+        self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> _Handler | None:
+    ) -> Handler | None:
         """Return the method's handler with the check around it."""
         method = handler_call_details.method
         if method not in self._wrapped:
@@ -43,11 +45,11 @@ class MalformedRequestInterceptor(grpc.aio.ServerInterceptor):
         return self._wrapped[method]
 
 
-def _parses_messages(handler: _Handler) -> bool:
+def _parses_messages(handler: Handler) -> bool:
     return getattr(handler.request_deserializer, "__name__", "") == "FromString"
 
 
-def _checked(handler: _Handler) -> _Handler:
+def _checked(handler: Handler) -> Handler:
     parse = handler.request_deserializer
 
     def parse_or_mark(data: bytes) -> Any:
@@ -56,18 +58,12 @@ def _checked(handler: _Handler) -> _Handler:
         except DecodeError:
             return _MALFORMED
 
-    kinds = {
-        "unary_unary": grpc.unary_unary_rpc_method_handler,
-        "unary_stream": grpc.unary_stream_rpc_method_handler,
-        "stream_unary": grpc.stream_unary_rpc_method_handler,
-        "stream_stream": grpc.stream_stream_rpc_method_handler,
-    }
-    kind = next(name for name in kinds if getattr(handler, name))
     check = _check_stream if handler.request_streaming else _check_request
-    return kinds[kind](
-        _after(check, getattr(handler, kind)),
-        request_deserializer=parse_or_mark,
-        response_serializer=handler.response_serializer,
+    return rebuild(
+        handler,
+        _after(check, behaviour_of(handler)),
+        parse_or_mark,
+        handler.response_serializer,
     )
 
 
