@@ -12,14 +12,13 @@ the outcomes that the methods return.
 """
 
 import enum
-from bisect import insort
-from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
 
 from millstream_raft.image import FLUSH_FSYNC, PartitionState
 from millstream_server.broker.in_sync import InSyncSet, high_watermark, may_join
 from millstream_server.broker.refusal import Refusal
+from millstream_server.broker.replication.progress import Followers
+from millstream_server.broker.waiting_appends import Outcome, Waiter, WaitingAppends
 
 
 class Role(enum.Enum):
@@ -52,37 +51,6 @@ class IllegalTransitionError(RuntimeError):
     """An event that the role does not know; nothing was changed."""
 
 
-class Waiter:
-    """An append that waits to be acknowledged. ``reply`` belongs to the owner."""
-
-    __slots__ = ("acks_all", "deadline_ms", "last_offset", "leader_epoch", "reply")
-
-    def __init__(
-        self,
-        last_offset: int,
-        leader_epoch: int,
-        acks_all: bool,
-        deadline_ms: int,
-        reply: Callable[["Waiter", Refusal | None], None],
-    ) -> None:
-        self.last_offset = last_offset
-        self.leader_epoch = leader_epoch
-        self.acks_all = acks_all
-        self.deadline_ms = deadline_ms
-        self.reply = reply
-
-
-class Outcome(NamedTuple):
-    """The end of a wait: acknowledged, or failed for a reason."""
-
-    waiter: Waiter
-    failure: Refusal | None
-
-
-def _last_offset(waiter: Waiter) -> int:
-    return waiter.last_offset
-
-
 class Partition:
     """The state of one replica. Offsets and epochs in the terms of the invariants."""
 
@@ -98,17 +66,17 @@ class Partition:
         self.in_sync = InSyncSet()
         # True: every end that counts is a synced one (invariant 10).
         self.fsync = True
+        # Elected although records may be missing (invariant 7).
+        self.recovering = False
         self.end_offset = 0
         self.written_end_offset = 0
         self.synced_end_offset = 0
         self.high_watermark = 0
         # Log end at the start of this leader epoch (LESO).
         self.epoch_start_offset = 0
-        # Counting ends of the other replicas, by node id.
-        self._follower_ends: dict[int, int] = {}
-        # Ordered by last offset. ``_waiting_all`` for the high watermark, the other for own end.
-        self._waiting_all: deque[Waiter] = deque()
-        self._waiting_leader: deque[Waiter] = deque()
+        # The other replicas, under this leader epoch.
+        self.followers = Followers()
+        self._waiting = WaitingAppends()
 
     def __str__(self) -> str:
         return (
@@ -126,7 +94,7 @@ class Partition:
     @property
     def waiting(self) -> int:
         """Appends that wait to be acknowledged."""
-        return len(self._waiting_all) + len(self._waiting_leader)
+        return len(self._waiting)
 
     @property
     def counting_end_offset(self) -> int:
@@ -148,7 +116,6 @@ class Partition:
         """This replica was elected under a newer leader epoch. Serve after ``begin_epoch``."""
         self._step(Event.ELECTED)
         outcomes = self._lose_leadership(state)
-        self._follower_ends.clear()
         self._take_state(state)
         self._set_ends(end_offset, synced_end_offset)
         return outcomes
@@ -193,15 +160,13 @@ class Partition:
             return []
         outcomes = self._advance()
         if not self.in_sync.enough:
-            outcomes += self._fail(
-                self._waiting_all,
-                Refusal(
-                    "NOT_ENOUGH_REPLICAS_AFTER_APPEND",
-                    f"{len(self.in_sync.committed)} in-sync replicas are left, "
-                    f"min.insync.replicas is {self.in_sync.min_size}",
-                    indeterminate=True,
-                ),
+            failure = Refusal(
+                "NOT_ENOUGH_REPLICAS_AFTER_APPEND",
+                f"{len(self.in_sync.committed)} in-sync replicas are left, "
+                f"min.insync.replicas is {self.in_sync.min_size}",
+                indeterminate=True,
             )
+            outcomes += self._waiting.fail(failure, only_for_all=True)
         return outcomes
 
     def _take_state(self, state: PartitionState) -> None:
@@ -210,9 +175,13 @@ class Partition:
         self.leader_id = state.leader_id
         self.leader_epoch = state.leader_epoch
         self.replicas = state.replicas
+        self.recovering = state.recovering
         self.fsync = state.flush_mode == FLUSH_FSYNC
+        self.followers.count_synced(self.fsync)
 
     def _lose_leadership(self, state: PartitionState | None) -> list[Outcome]:
+        self.followers.clear()
+        self.in_sync.set_joiners(frozenset())
         epoch = self.leader_epoch if state is None else state.leader_epoch
         # Never completed by a later high watermark of another epoch (invariant 11).
         failure = Refusal(
@@ -224,13 +193,7 @@ class Partition:
 
     def fail_waiting(self, failure: Refusal) -> list[Outcome]:
         """Fail everything that waits."""
-        return self._fail(self._waiting_all, failure) + self._fail(self._waiting_leader, failure)
-
-    @staticmethod
-    def _fail(waiting: deque[Waiter], failure: Refusal) -> list[Outcome]:
-        outcomes = [Outcome(waiter, failure) for waiter in waiting]
-        waiting.clear()
-        return outcomes
+        return self._waiting.fail(failure)
 
     # Producing
 
@@ -287,51 +250,25 @@ class Partition:
             raise ValueError(f"log cut to {end_offset}, below the mark {self.high_watermark}")
         self.end_offset = end_offset
         self.written_end_offset = min(self.written_end_offset, end_offset)
-        outcomes: list[Outcome] = []
-        for waiting in (self._waiting_all, self._waiting_leader):
-            while waiting and waiting[-1].last_offset >= end_offset:
-                outcomes.append(Outcome(waiting.pop(), failure))
-        return outcomes[::-1]
+        return self._waiting.cut(end_offset, failure)
 
     def forget(self, waiter: Waiter) -> bool:
         """Wait no more for one append; False if it was decided already."""
-        for waiting in (self._waiting_all, self._waiting_leader):
-            if waiter in waiting:
-                waiting.remove(waiter)
-                return True
-        return False
+        return self._waiting.forget(waiter)
 
     def await_ack(self, waiter: Waiter) -> bool:
         """True if the append is acknowledged already; else it waits for an outcome."""
         if waiter.acks_all:
             if waiter.last_offset < self.high_watermark and self.in_sync.enough:
                 return True
-            waiting = self._waiting_all
-        else:
-            if waiter.last_offset < self.counting_end_offset:
-                return True
-            waiting = self._waiting_leader
-        if not waiting or waiting[-1].last_offset <= waiter.last_offset:
-            waiting.append(waiter)
-        else:  # a repeated append may wait for an offset before the newest
-            insort(waiting, waiter, key=_last_offset)
+        elif waiter.last_offset < self.counting_end_offset:
+            return True
+        self._waiting.add(waiter)
         return False
 
     def expire(self, now_ms: int) -> list[Outcome]:
         """Fail what waited beyond its deadline."""
-        outcomes: list[Outcome] = []
-        for waiting in (self._waiting_all, self._waiting_leader):
-            late = [waiter for waiter in waiting if waiter.deadline_ms <= now_ms]
-            if not late:
-                continue
-            kept = [waiter for waiter in waiting if waiter.deadline_ms > now_ms]
-            waiting.clear()
-            waiting.extend(kept)
-            failure = Refusal(
-                "TIMED_OUT", "the append was not acknowledged in time", indeterminate=True
-            )
-            outcomes += [Outcome(waiter, failure) for waiter in late]
-        return outcomes
+        return self._waiting.expire(now_ms)
 
     # Following
 
@@ -355,17 +292,44 @@ class Partition:
     # Replication
 
     def follower_reported(
-        self, node_id: int, leader_epoch: int, end_offset: int, synced_end_offset: int
+        self,
+        node_id: int,
+        leader_epoch: int,
+        end_offset: int,
+        synced_end_offset: int,
+        *,
+        node_epoch: int,
+        now_ms: int,
     ) -> list[Outcome]:
-        """A follower of this epoch reported its log end; older reports count for nothing (12)."""
+        """A follower of this epoch reported its log end; older reports count for nothing (12).
+        ``node_epoch`` is its registration, ``now_ms`` monotonic."""
         if not self.leading or leader_epoch != self.leader_epoch or node_id not in self.replicas:
             return []
-        self._follower_ends[node_id] = synced_end_offset if self.fsync else end_offset
+        ends = (end_offset, synced_end_offset)
+        self.followers.report(node_id, node_epoch, ends, self.counting_end_offset, now_ms)
+        return self._advance()
+
+    def look_at_followers(
+        self, eligible: Mapping[int, int], now_ms: int, lag_ms_max: int
+    ) -> list[Outcome]:
+        """To be called now and then while leading, and when a follower that is no member reports:
+        time passes for followers too that say nothing; and the high watermark waits for those
+        that are about to join (10). ``eligible``: see ``in_sync_changes``."""
+        leader_end = self.counting_end_offset
+        others = [node_id for node_id in self.replicas if node_id != self.node_id]
+        self.followers.look(others, leader_end, now_ms)
+        if len(self.in_sync.committed) < len(self.replicas):
+            joiners = self.followers.about_to_join(
+                self.in_sync.committed, eligible, leader_end, now_ms, lag_ms_max
+            )
+        else:
+            joiners = frozenset()
+        self.in_sync.set_joiners(joiners)
         return self._advance()
 
     def may_join(self, node_id: int) -> bool:
         """True if a follower is caught up enough to be proposed for the in-sync set (12)."""
-        end = self._follower_ends.get(node_id)
+        end = self.followers.ends.get(node_id)
         return end is not None and may_join(end, self.high_watermark, self.epoch_start_offset)
 
     def propose_in_sync(self, members: Iterable[int]) -> int:
@@ -376,7 +340,12 @@ class Partition:
         """How far a replica is behind the log end, by what it reported."""
         if node_id == self.node_id:
             return 0
-        return self.end_offset - self._follower_ends.get(node_id, 0)
+        return max(0, self.end_offset - max(0, self.followers.ends.get(node_id, 0)))
+
+    def lag_ms(self, node_id: int, now_ms: int) -> int:
+        """For how long a replica has been behind the end of what counts here; 0 for one that is
+        not looked at yet."""
+        return self.followers.lag_ms(node_id, self.counting_end_offset, now_ms)
 
     # Reading
 
@@ -391,17 +360,10 @@ class Partition:
 
     def _advance(self) -> list[Outcome]:
         own = self.counting_end_offset
-        ends: dict[int, int] = {**self._follower_ends, self.node_id: own}
-        mark = high_watermark(self.high_watermark, ends, self.in_sync)
+        self.followers.ends[self.node_id] = own
+        mark = high_watermark(self.high_watermark, self.followers.ends, self.in_sync)
         if mark > self.end_offset:
             raise ValueError(f"high watermark {mark} passes the log end {self.end_offset}")
         self.high_watermark = mark
-        outcomes: list[Outcome] = []
-        waiting: Any = self._waiting_all
-        if self.in_sync.enough:
-            while waiting and waiting[0].last_offset < mark:
-                outcomes.append(Outcome(waiting.popleft(), None))
-        waiting = self._waiting_leader
-        while waiting and waiting[0].last_offset < own:
-            outcomes.append(Outcome(waiting.popleft(), None))
-        return outcomes
+        # Below the minimum the mark may stand beyond what waits: it is not acknowledged (11).
+        return self._waiting.acknowledge(mark if self.in_sync.enough else 0, own)

@@ -11,9 +11,10 @@ from millstream.v1 import broker_service_pb2 as pb
 from millstream_raft.topic_config import TopicSettings
 from millstream_server.broker.append_request import AppendRequest
 from millstream_server.broker.counters import TopicCounters
-from millstream_server.broker.partition import Outcome, Partition, Role, Waiter
+from millstream_server.broker.partition import Partition, Role
 from millstream_server.broker.refusal import Refusal
 from millstream_server.broker.runs import Run, measure
+from millstream_server.broker.waiting_appends import Outcome, Waiter
 from millstream_server.storage.errors import DiskFullError, OffsetOutOfRangeError, StorageError
 from millstream_server.storage.log import Log
 from millstream_server.storage.producers import Decision, Verdict

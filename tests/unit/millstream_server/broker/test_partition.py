@@ -9,12 +9,11 @@ from millstream_server.broker.partition import (
     TRANSITIONS,
     Event,
     IllegalTransitionError,
-    Outcome,
     Partition,
     Role,
-    Waiter,
 )
 from millstream_server.broker.refusal import Refusal
+from millstream_server.broker.waiting_appends import Outcome, Waiter
 
 TOPIC = bytes(16)
 ALONE = PartitionState(
@@ -39,6 +38,14 @@ def append(partition: Partition, count: int, **options: bool) -> Waiter:
     waiting = waiter(partition.end_offset - 1, **options)
     assert not partition.await_ack(waiting)
     return waiting
+
+
+def report(
+    partition: Partition, node_id: int, leader_epoch: int, end: int, synced: int, now_ms: int = 0
+) -> list[Outcome]:
+    return partition.follower_reported(
+        node_id, leader_epoch, end, synced, node_epoch=node_id * 10, now_ms=now_ms
+    )
 
 
 def refused(outcomes: list[Outcome]) -> list[str]:
@@ -103,9 +110,9 @@ def test_all_waits_for_every_in_sync_replica_and_leader_does_not() -> None:
     of_all = append(partition, 1)
     of_leader = append(partition, 1, acks_all=False)
     assert partition.written(12, 12) == [Outcome(of_leader, None)]
-    assert partition.follower_reported(2, 5, 12, 12) == []
-    assert partition.follower_reported(3, 5, 12, 10) == []  # received, not synced
-    assert partition.follower_reported(3, 5, 12, 11) == [Outcome(of_all, None)]
+    assert report(partition, 2, 5, 12, 12) == []
+    assert report(partition, 3, 5, 12, 10) == []  # received, not synced
+    assert report(partition, 3, 5, 12, 11) == [Outcome(of_all, None)]
     assert partition.high_watermark == 11
 
 
@@ -113,8 +120,8 @@ def test_reports_of_another_epoch_count_for_nothing() -> None:
     partition = leading(THREE)
     append(partition, 1)
     partition.written(11, 11)
-    partition.follower_reported(2, 4, 11, 11)
-    partition.follower_reported(3, 4, 11, 11)
+    report(partition, 2, 4, 11, 11)
+    report(partition, 3, 4, 11, 11)
     assert partition.high_watermark == 0
 
 
@@ -122,8 +129,8 @@ def test_after_an_election_the_end_is_unknown_until_the_mark_reaches_the_epoch_s
     partition = leading(THREE)
     with pytest.raises(Refusal, match="OFFSET_NOT_AVAILABLE"):
         partition.readable_end()
-    partition.follower_reported(2, 5, 10, 10)
-    partition.follower_reported(3, 5, 10, 10)
+    report(partition, 2, 5, 10, 10)
+    report(partition, 3, 5, 10, 10)
     assert partition.readable_end() == 10
 
 
@@ -177,7 +184,7 @@ def test_a_shrink_counts_when_the_image_has_it() -> None:
     partition = leading(THREE)
     waiting = append(partition, 1)
     partition.written(11, 11)
-    partition.follower_reported(2, 5, 11, 11)
+    report(partition, 2, 5, 11, 11)
     partition.propose_in_sync((1, 2))
     assert partition.high_watermark == 0
     outcomes = partition.update(replace(THREE, isr=(1, 2), partition_epoch=8))
@@ -187,13 +194,13 @@ def test_a_shrink_counts_when_the_image_has_it() -> None:
 def test_a_joiner_counts_from_its_proposal() -> None:
     state = replace(THREE, isr=(1, 2))
     partition = leading(state)
-    partition.follower_reported(2, 5, 10, 10)
-    partition.follower_reported(3, 5, 10, 10)
+    report(partition, 2, 5, 10, 10)
+    report(partition, 3, 5, 10, 10)
     assert partition.may_join(3)
     partition.propose_in_sync((1, 2, 3))
     append(partition, 1)
     partition.written(11, 11)
-    partition.follower_reported(2, 5, 11, 11)
+    report(partition, 2, 5, 11, 11)
     assert partition.high_watermark == 10
 
 
@@ -255,6 +262,6 @@ def test_the_mark_never_goes_back_within_an_epoch_and_never_passes_the_end() -> 
 
 def test_the_leader_is_never_behind_itself() -> None:
     partition = leading(THREE)
-    partition.follower_reported(2, 5, 7, 7)
+    report(partition, 2, 5, 7, 7)
     assert partition.lag_records(1) == 0
     assert partition.lag_records(2) == 3

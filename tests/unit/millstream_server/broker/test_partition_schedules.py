@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from millstream_raft.image import PartitionState
-from millstream_server.broker.partition import Outcome, Partition, Role, Waiter
+from millstream_server.broker.partition import Partition, Role
+from millstream_server.broker.waiting_appends import Outcome, Waiter
 
 LEADER, FOLLOWERS = 1, (2, 3)
 START = PartitionState(
@@ -79,10 +80,13 @@ class Schedule(RuleBasedStateMachine):
         held = self.synced[node] + int(part * (end - self.synced[node]))
         epoch = self.partition.leader_epoch
         if stale:
-            self.settle(self.partition.follower_reported(node, epoch - 1, end, end))
+            self.settle(self._reported(node, epoch - 1, end, end))
             return
         self.synced[node] = held
-        self.settle(self.partition.follower_reported(node, epoch, end, held))
+        self.settle(self._reported(node, epoch, end, held))
+
+    def _reported(self, node: int, epoch: int, end: int, held: int) -> list[Outcome]:
+        return self.partition.follower_reported(node, epoch, end, held, node_epoch=node, now_ms=0)
 
     @rule(isr=st.sets(st.sampled_from(FOLLOWERS)))
     def change_in_sync(self, isr: set[int]) -> None:
