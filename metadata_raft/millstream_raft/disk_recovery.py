@@ -56,10 +56,11 @@ class RecoveryPoint:
 class LostDisk:
     """One replacement: takes what the others report, as often as it takes."""
 
-    def __init__(self, cluster_id: str, node_id: int, voter_ids: frozenset[int]) -> None:
+    def __init__(self, cluster_id: str, node_id: int, others: frozenset[int]) -> None:
+        """``others`` are all other voters, at least one."""
         self._cluster_id = cluster_id
         self._node_id = node_id
-        self._others = voter_ids - {node_id}
+        self._others = others
         self._goal: RecoveryPoint | None = None
 
     def take(self, reports: Mapping[int, VoterReport]) -> RecoveryPoint:
@@ -87,8 +88,6 @@ class LostDisk:
 
     def _agreement(self, reports: Mapping[int, VoterReport]) -> tuple[int, int]:
         """Leader and term."""
-        if not self._others:
-            raise NotRecoverable("there is no other metadata node that holds the metadata")
         missing = sorted(self._others - reports.keys())
         if missing:
             raise NotRecoverable(

@@ -295,6 +295,9 @@ class PySyncObjConsensus:
         return RaftDriver(core, replica, self._queue, journal, snapshots, self._peer_ids)
 
     def _on_opened(self, driver: RaftDriver | None, error: BaseException | None) -> None:
+        if driver is not None:
+            self._take_status(driver.status())
+
         def tell() -> None:
             if self._opening.done():
                 return
@@ -306,9 +309,22 @@ class PySyncObjConsensus:
         self._call_on_loop(tell)
 
     def _post(self, driver: RaftDriver, outcomes: list[Outcome]) -> None:
-        self._status = driver.status()
+        self._take_status(driver.status())
         if outcomes:
             self._call_on_loop(self._deliver, outcomes)
+
+    def _take_status(self, status: ConsensusStatus) -> None:
+        silent_before = self.status().silent_until
+        self._status = status
+        if status.silent_until != silent_before:
+            _log.warning(
+                "raft voter is silent: it lost entries that it had acknowledged"
+                if status.silent_until
+                else "raft voter holds everything again and votes",
+                node_id=self._node_id,
+                silent_until=status.silent_until,
+                commit_index=status.commit_index,
+            )
 
     def _call_on_loop(self, function: object, *args: object) -> None:
         try:

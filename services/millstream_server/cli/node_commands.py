@@ -103,6 +103,14 @@ def format_(
         bool,
         typer.Option("--ignore-formatted", help="Succeed if the folder is this node's already."),
     ] = False,
+    replace_disk: Annotated[
+        bool,
+        typer.Option(
+            "--replace-lost-disk",
+            help="This metadata node lost its disk: make the folder on its new one. Needs all "
+            "other metadata nodes up and this one stopped.",
+        ),
+    ] = False,
     settings: _SETTINGS = None,
 ) -> None:
     """Make a data folder this node's, once, before its first start."""
@@ -114,12 +122,13 @@ def format_(
         "cluster.id": cluster_id,
     }
     loaded = load_node_config(config, os.environ, _given(flags, settings))
-    from millstream_server.local_cluster.formatting import format_data_folder
+    from millstream_server.local_cluster.formatting import format_data_folder, replace_lost_disk
     from millstream_server.node.data_folder import DataFolderError
     from millstream_server.node.format import AlreadyFormattedError
 
     try:
-        identity = format_data_folder(loaded.config)
+        make = replace_lost_disk if replace_disk else format_data_folder
+        identity = make(loaded.config)
     except AlreadyFormattedError as error:
         if not if_not_formatted:
             raise CommandError(
@@ -139,6 +148,10 @@ def format_(
             f"{loaded.config.data_dir} now belongs to node {identity.node_id} "
             f"of cluster {identity.cluster_id}."
         )
+        if replace_disk:
+            invocation.output.note(
+                "Start the node, and keep the other metadata nodes up until it is ready."
+            )
     else:
         invocation.output.show(document)
 

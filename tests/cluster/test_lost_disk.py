@@ -1,0 +1,152 @@
+"""The disk of a metadata node is lost and replaced, by the words of ``deploy/OPERATIONS.md``."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from millstream import Admin, NewTopic
+from millstream.v1 import metadata_service_pb2 as pb
+from millstream.v1 import metadata_service_pb2_grpc as pb_grpc
+from millstream_server.local_cluster import LocalCluster, NodePlan
+from millstream_server.local_cluster.process import child_environment
+from tests.campaigns.metadata_calls import LINEARIZABLE
+from tests.campaigns.quorum_faults import Quorum
+
+pytestmark = pytest.mark.slow
+
+PAGE = Path(__file__).parents[2] / "deploy/OPERATIONS.md"
+TIMEOUT_S = 60.0
+
+
+@pytest.fixture
+def quorum(tmp_path: Path) -> Iterator[Quorum]:
+    quorum = Quorum(tmp_path)
+    quorum.start()
+    try:
+        yield quorum
+    finally:
+        quorum.stop()
+
+
+def documented_command(node: NodePlan) -> list[str]:
+    """The one of the page, for this node."""
+    commands = re.findall(r"^ *millstream (format .*)$", PAGE.read_text(), re.MULTILINE)
+    assert len(commands) == 1
+    return [str(node.config_path) if word == "node.toml" else word for word in commands[0].split()]
+
+
+def millstream(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "millstream_server.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env=child_environment({}),
+        check=False,
+    )
+
+
+def create(quorum: Quorum, *names: str) -> None:
+    with Admin(bootstrap_servers=quorum.broker_address) as admin:
+        admin.create_topics([NewTopic(name, partitions=2) for name in names])
+
+
+def topics(node: NodePlan) -> set[str]:
+    """As a voter knows them once it holds everything acknowledged anywhere."""
+    found: set[str] = set()
+    request = pb.ListTopicsRequest(consistency=LINEARIZABLE)
+    with grpc.insecure_channel(node.address) as channel:
+        while True:
+            page = pb_grpc.MetadataServiceStub(channel).ListTopics(request, timeout=TIMEOUT_S)
+            found.update(topic.name for topic in page.topics)
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
+
+def lose_disk(quorum: Quorum, node: NodePlan) -> None:
+    quorum.kill(node.name)
+    shutil.rmtree(node.folder / "data")
+
+
+def said(node: NodePlan) -> str:
+    return node.log_path.read_text(errors="replace")
+
+
+def wait_ended(cluster: LocalCluster, node: NodePlan) -> None:
+    process = cluster._processes[node.name]
+    assert process.wait(TIMEOUT_S)
+
+
+def test_replaced_disk_as_documented(quorum: Quorum) -> None:
+    before = [f"before-{number}" for number in range(60)]
+    create(quorum, *before)
+    leader = quorum.cluster.node(quorum.leader())
+    lost, other = [node for node in quorum.voters if node != leader]
+    lose_disk(quorum, lost)
+    create(quorum, "meanwhile")
+
+    # Neither a start nor an ordinary format makes the empty folder a voter's.
+    quorum.restart(lost.name)
+    wait_ended(quorum.cluster, lost)
+    assert "format --replace-lost-disk" in said(lost)
+    formatted = millstream("format", "--config", str(lost.config_path))
+    assert formatted.returncode == 1
+    assert "already has a log" in formatted.stderr
+    assert "format --replace-lost-disk" in formatted.stderr
+
+    # Not while another voter is down, either: it may alone hold what the lost disk held.
+    quorum.kill(other.name)
+    refused = millstream(*documented_command(lost))
+    assert refused.returncode == 1
+    assert f"metadata node {other.node_id} does not answer" in refused.stderr
+    assert not (lost.folder / "data/metadata").exists()
+    quorum.restart(other.name)
+
+    done = millstream(*documented_command(lost))
+    assert done.returncode == 0, done.stderr
+    quorum.restart(lost.name)
+    quorum.wait_ready()
+    assert "raft voter is silent" in said(lost)
+    assert "raft voter holds everything again and votes" in said(lost)
+
+    # Its vote and its disk count again: the cluster lives on with it and any other.
+    known = {*before, "meanwhile"}
+    for gone, left in ((leader, other), (other, leader)):
+        quorum.wait_caught_up()
+        quorum.kill(gone.name)
+        create(quorum, f"without-{gone.name}")
+        known.add(f"without-{gone.name}")
+        assert known <= topics(lost)
+        assert known <= topics(left)
+        quorum.restart(gone.name)
+        quorum.wait_ready()
+
+
+def test_two_lost_disks_are_not_replaced(quorum: Quorum) -> None:
+    create(quorum, "before")
+    one, two, _ = quorum.voters
+    lose_disk(quorum, one)
+    lose_disk(quorum, two)
+    for lost in (one, two):
+        refused = millstream(*documented_command(lost))
+        assert refused.returncode == 1
+        assert "cannot be replaced now" in refused.stderr
+        assert not (lost.folder / "data/metadata").exists()
+
+
+def test_running_voters_disk_is_not_replaced(quorum: Quorum) -> None:
+    running = quorum.voters[0]
+    refused = millstream(*documented_command(running))
+    assert refused.returncode == 1
+    assert "another process uses" in refused.stderr
+    elsewhere = running.folder / "elsewhere"
+    refused = millstream(*documented_command(running), "--data", str(elsewhere))
+    assert refused.returncode == 1
+    assert f"is connected to node {running.node_id}: stop that first" in refused.stderr
