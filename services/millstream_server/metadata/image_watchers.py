@@ -33,7 +33,8 @@ class ImageWatchers:
         self._watchers_max = watchers_max
         self._queue_bytes_max = queue_bytes_max
         self._chunk_bytes = chunk_bytes
-        self._watchers: set[_Watcher] = set()
+        # In the order in which they came, in which they are told.
+        self._watchers: dict[_Watcher, None] = {}
         self._snapshot: tuple[int, bytes] | None = None
 
     @property
@@ -63,7 +64,7 @@ class ImageWatchers:
         if len(self._watchers) >= self._watchers_max:
             raise ServiceError("THROTTLED", f"{self._watchers_max} nodes follow the image already")
         watcher = _Watcher()
-        self._watchers.add(watcher)
+        self._watchers[watcher] = None
         try:
             for response in self._snapshot_of(newest()):
                 yield response
@@ -75,7 +76,7 @@ class ImageWatchers:
                 if watcher.end is not None:
                     raise watcher.end
         finally:
-            self._watchers.discard(watcher)
+            self._watchers.pop(watcher, None)
 
     def _snapshot_of(self, image: Image) -> list[pb.WatchImageResponse]:
         # Kept for the next follower: after a fail-over all of them come at once.
@@ -92,7 +93,7 @@ class ImageWatchers:
         ]
 
     def _drop(self, watcher: _Watcher, reason: str) -> None:
-        self._watchers.discard(watcher)
+        self._watchers.pop(watcher, None)
         watcher.finish(ServiceError("UNAVAILABLE", reason))
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -33,6 +33,8 @@ from millstream._errors.status import from_status
 from millstream.v1 import metadata_service_pb2 as metadata
 
 T = TypeVar("T")
+#: Opens a channel to an address, with options.
+OpenChannel = Callable[[str, Sequence[tuple[str, int | str]]], grpc.aio.Channel]
 
 
 class AsyncClient:
@@ -42,9 +44,16 @@ class AsyncClient:
     """
 
     def __init__(
-        self, config: ClientConfig, *, clock: Clock | None = None, chance: Chance | None = None
+        self,
+        config: ClientConfig,
+        *,
+        clock: Clock | None = None,
+        chance: Chance | None = None,
+        open_channel: OpenChannel | None = None,
     ) -> None:
+        """``open_channel`` takes the place of gRPC's own channels, with or without TLS."""
         self.config = config
+        self._open_channel = open_channel or self._open_own_channel
         self.clock = clock or SystemClock()
         self.chance = chance or system_chance()
         self.cluster = ClusterCache()
@@ -59,7 +68,8 @@ class AsyncClient:
         self._watch: asyncio.Task[None] | None = None
         self._watch_error: MillstreamError | None = None
         self._grown = asyncio.Event()
-        self._waiting: set[asyncio.Future[None]] = set()
+        # In the order in which they came, in which they are woken.
+        self._waiting: dict[asyncio.Future[None], None] = {}
         self._refusal: MillstreamError | None = ClientClosedError("the client is not started")
 
     def now_ms(self) -> int:
@@ -122,14 +132,17 @@ class AsyncClient:
         self.check_open()
         channel = self._channels.get(address)
         if channel is None:
-            options = channel_options(self.config)
-            credentials = channel_credentials(self.config)
-            if credentials is None:
-                channel = grpc.aio.insecure_channel(address, options=options)
-            else:
-                channel = grpc.aio.secure_channel(address, credentials, options=options)
+            channel = self._open_channel(address, channel_options(self.config))
             self._channels[address] = channel
         return channel
+
+    def _open_own_channel(
+        self, address: str, options: Sequence[tuple[str, int | str]]
+    ) -> grpc.aio.Channel:
+        credentials = channel_credentials(self.config)
+        if credentials is None:
+            return grpc.aio.insecure_channel(address, options=options)
+        return grpc.aio.secure_channel(address, credentials, options=options)
 
     def open_stream(
         self,
@@ -252,11 +265,11 @@ class AsyncClient:
             if left_ms <= 0:
                 raise TimedOutError("metadata did not arrive in time", indeterminate=False)
             future = asyncio.get_running_loop().create_future()
-            self._waiting.add(future)
+            self._waiting[future] = None
             try:
                 await asyncio.wait((future,), timeout=left_ms / 1000)
             finally:
-                self._waiting.discard(future)
+                self._waiting.pop(future, None)
 
     def use_topic(self, name: str) -> TopicInfo | None:
         """Watch a topic from now on; what is known of it already, else None."""

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from millstream._client import methods
-from millstream._client.async_io import AsyncClient
+from millstream._client.async_io import AsyncClient, OpenChannel
 from millstream._client.clock import Clock
 from millstream._client.config import ProducerConfig
 from millstream._client.malloc import tune_malloc
@@ -49,10 +49,13 @@ class AsyncProducer:
         *,
         clock: Clock | None = None,
         chance: Chance | None = None,
+        open_channel: OpenChannel | None = None,
         **options: Any,
     ) -> None:
         self._config = ProducerConfig.resolve(config, **options)
-        self._client = AsyncClient(self._config, clock=clock, chance=chance)
+        self._client = AsyncClient(
+            self._config, clock=clock, chance=chance, open_channel=open_channel
+        )
         client = self._client
         self._core = ProducerCore(self._config, client.cluster, client.clock, client.chance)
         self._accumulator = self._core.accumulator
