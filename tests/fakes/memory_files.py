@@ -17,57 +17,7 @@ from random import Random
 from threading import RLock
 
 from millstream_server.runtime.ports import DirectoryLock, File
-
-PAGE_BYTES = 4096
-
-
-class Inode:
-    """A file: both images and the pages that differ because of a write."""
-
-    def __init__(self) -> None:
-        self.cached = bytearray()
-        self.durable = bytearray()
-        self.dirty: set[int] = set()
-        # True if a change of size alone waits for a sync.
-        self.size_dirty = False
-
-    def touch(self, start: int, end: int) -> None:
-        """Mark the pages of [start, end) as dirty."""
-        self.dirty.update(range(start // PAGE_BYTES, -(-end // PAGE_BYTES)))
-        self.size_dirty = True
-
-    def flush(self) -> None:
-        """Bring the size and the dirty pages to the disk; clean pages are not looked at."""
-        size = len(self.cached)
-        self.durable = self.durable[:size] + bytes(max(0, size - len(self.durable)))
-        for page in self.dirty:
-            start, end = page * PAGE_BYTES, (page + 1) * PAGE_BYTES
-            self.durable[start:end] = self.cached[start:end]
-        self.clean()
-
-    def clean(self) -> None:
-        """Forget what is dirty."""
-        self.dirty.clear()
-        self.size_dirty = False
-
-    def lose_power(self, random: Random, keep: float) -> None:
-        """Keep each dirty page with probability ``keep``; the size ends anywhere between the old
-        and the new one that holds the pages kept."""
-        kept = [page for page in sorted(self.dirty) if random.random() < keep]
-        size = len(self.durable)
-        if self.size_dirty and random.random() < keep:
-            low, high = sorted((size, len(self.cached)))
-            size = random.choice((low, high, random.randint(low, high)))
-        for page in kept:
-            size = max(size, min(len(self.cached), (page + 1) * PAGE_BYTES))
-        image = bytearray(size)
-        image[: min(size, len(self.durable))] = self.durable[:size]
-        for page in kept:
-            start, end = page * PAGE_BYTES, min((page + 1) * PAGE_BYTES, len(self.cached))
-            image[start:end] = self.cached[start:end]
-        self.durable = image[:size]
-        self.cached = bytearray(self.durable)
-        self.clean()
+from tests.fakes.memory_inode import PAGE_BYTES, DiskHistory, Inode
 
 
 @dataclass
@@ -140,6 +90,8 @@ class MemoryFile:
                 room = min(room, max(0, len(data) - (growth - free)))
             image = self._inode.cached
             if room:
+                if self._files.history.kept:
+                    self._files.history.note(self._inode.before_write(position, room))
                 if len(image) < position:
                     image.extend(bytes(position - len(image)))
                 image[position : position + room] = data[:room]
@@ -153,6 +105,8 @@ class MemoryFile:
         with self._files.lock:
             _raise(self._begin("truncate"), self._path)
             image = self._inode.cached
+            if self._files.history.kept:
+                self._files.history.note(self._inode.before_write(size, len(image)))
             if size < len(image):
                 del image[size:]
                 self._inode.touch(size - size % PAGE_BYTES, size)
@@ -172,6 +126,8 @@ class MemoryFile:
         """See ``File``."""
         with self._files.lock:
             fault = self._begin("sync")
+            if self._files.history.kept:
+                self._files.history.note(self._inode.before_sync())
             if fault is not None:
                 self._inode.clean()
             _raise(fault, self._path)
@@ -207,6 +163,7 @@ class MemoryFiles:
         # Every operation on files and directories, in order, as (name, path).
         self.operations: list[tuple[str, str]] = []
         self.bytes_read = 0
+        self.history = DiskHistory()
         self.lock = RLock()
         self._folders: dict[str, Folder] = {"/": Folder()}
         self._held: set[str] = set()
@@ -231,6 +188,10 @@ class MemoryFiles:
             folder.cached = dict(folder.durable)
         for inode in inodes.values():
             inode.lose_power(random, keep)
+
+    def release_locks(self) -> None:
+        """Do what the end of a process does."""
+        self._held.clear()
 
     def copy(self) -> "MemoryFiles":
         """An independent copy of both images, without faults."""
@@ -288,6 +249,22 @@ class MemoryFiles:
         self.operations.append((operation, path))
         _raise(self.fault_for(operation, path), path)
 
+    def _note_entries(self) -> None:
+        """Remember the names of all directories; there are few."""
+        if not self.history.kept:
+            return
+        before = {
+            path: (folder, dict(folder.cached), dict(folder.durable))
+            for path, folder in self._folders.items()
+        }
+
+        def restore() -> None:
+            self._folders = {path: folder for path, (folder, _, _) in before.items()}
+            for folder, cached, durable in before.values():
+                folder.cached, folder.durable = cached, durable
+
+        self.history.note(restore)
+
     # -- Files -------------------------------------------------------------------------------------
     def open(self, path: str, *, create: bool = False, read_only: bool = False) -> File:
         """See ``Files``."""
@@ -299,6 +276,7 @@ class MemoryFiles:
                 folder = self._folders.get(posixpath.dirname(path))
                 if not create or folder is None:
                     raise
+                self._note_entries()
                 inode = folder.cached[posixpath.basename(path)] = Inode()
             return MemoryFile(self, path, inode)
 
@@ -325,6 +303,7 @@ class MemoryFiles:
         """See ``Files``."""
         with self.lock:
             self._begin("make_directory", path)
+            self._note_entries()
             while path not in self._folders:
                 self._folders[path] = Folder()
                 path = posixpath.dirname(path)
@@ -333,6 +312,7 @@ class MemoryFiles:
         """See ``Files``."""
         with self.lock:
             self._begin("rename", source)
+            self._note_entries()
             if source in self._folders:
                 for path in [p for p in self._folders if p == source or p.startswith(source + "/")]:
                     self._folders[target + path[len(source) :]] = self._folders.pop(path)
@@ -345,6 +325,7 @@ class MemoryFiles:
         """See ``Files``."""
         with self.lock:
             self._begin("remove", path)
+            self._note_entries()
             self._inode(path)
             del self._folders[posixpath.dirname(path)].cached[posixpath.basename(path)]
 
@@ -352,6 +333,7 @@ class MemoryFiles:
         """See ``Files``."""
         with self.lock:
             self._begin("remove_tree", path)
+            self._note_entries()
             for found in [p for p in self._folders if p == path or p.startswith(path + "/")]:
                 del self._folders[found]
 
@@ -359,6 +341,7 @@ class MemoryFiles:
         """See ``Files``."""
         with self.lock:
             self._begin("sync_directory", path)
+            self._note_entries()
             folder = self._folders.get(path)
             if folder is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)

@@ -1,0 +1,1 @@
+"""Simulations: many seeds, virtual time, real decisions."""
