@@ -165,6 +165,8 @@ class FakeClusterView:
     ) -> pb.ExecuteResponse:
         """See ``NodePlane``."""
         self.executed.append(request)
+        if not request.HasField("auto_create_topic"):
+            return pb.ExecuteResponse(version=self.image.version)
         if not self.auto_create_leaders:
             raise ServiceError("UNKNOWN_TOPIC", "auto-creation is off")
         self._metadata.create_topic(request.auto_create_topic.name, self.auto_create_leaders)

@@ -17,6 +17,7 @@ from millstream_server.broker.counters import BrokerCounters
 from millstream_server.broker.hosted import HostedPartitions, ReadPool
 from millstream_server.broker.image_follower import ImageFollower
 from millstream_server.broker.jobs import run_job
+from millstream_server.broker.log_reports import LogReports
 from millstream_server.broker.metrics import BrokerMetrics
 from millstream_server.broker.offsets import Offsets
 from millstream_server.broker.peers import Peers
@@ -142,7 +143,10 @@ class BrokerApp:
         self._followed = FollowedPartitions(
             self.hosted, self._identity.cluster_id, self._leader_stub, self._random
         )
-        self._follower = ImageFollower(self.hosted, self._upkeep_thread, self._followed)
+        self._reports = LogReports(self.hosted)
+        self._follower = ImageFollower(
+            self.hosted, self._upkeep_thread, self._followed, self._reports
+        )
         self._upkeep = Upkeep(self.hosted, self._follower, self._metrics, self._upkeep_thread)
         routing = Routing(config, self._identity.node_id, cluster)
         self._calls = BrokerCalls(
@@ -168,6 +172,7 @@ class BrokerApp:
         self._tasks = [
             asyncio.create_task(self._follower.run(), name="broker-follows-image"),
             asyncio.create_task(self._upkeep.run(), name="broker-upkeep"),
+            asyncio.create_task(self._reports.run(), name="broker-reports"),
         ]
 
     async def stop(self) -> None:

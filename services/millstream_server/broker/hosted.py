@@ -66,6 +66,8 @@ class HostedPartitions:
         self.replicas: dict[tuple[bytes, int], Replica] = {}
         # The whole log directory failed; nothing here works any more (invariant 32).
         self.offline: StorageError | None = None
+        # Told of every log that failed, by (topic id, partition).
+        self.on_log_failed: Callable[[tuple[bytes, int]], None] = _nobody
         self._room = DiskRoom(
             config.disk_reserve_bytes, config.disk_retry_ms, config.disk_look_after_bytes
         )
@@ -152,6 +154,7 @@ class HostedPartitions:
             )
             replica.deliver(replica.state.fail_waiting(refusal_of(replica.log.failure)))
             replica.lose_readers(refusal_of(replica.log.failure))
+            self.on_log_failed((replica.state.topic_id, replica.state.number))
         return refusal
 
     def go_offline(self, error: StorageError) -> None:
@@ -193,3 +196,7 @@ class HostedPartitions:
         if self._expiry_timer is not None:
             self._expiry_timer.cancel()
             self._expiry_timer = None
+
+
+def _nobody(_: tuple[bytes, int]) -> None:
+    """Until somebody listens."""

@@ -16,13 +16,14 @@ from millstream_raft.image import Image, PartitionState, TopicState
 from millstream_raft.topic_config import TopicSettings, settings
 from millstream_server.broker.hosted import HostedPartitions
 from millstream_server.broker.jobs import run_job
+from millstream_server.broker.log_reports import LogEnd, LogReports
 from millstream_server.broker.log_settings import log_config
 from millstream_server.broker.partition import Partition, Role
 from millstream_server.broker.refusal import Refusal
 from millstream_server.broker.replica import Replica
 from millstream_server.broker.replication.followed_partitions import FollowedPartitions
 from millstream_server.runtime.ports import Executor
-from millstream_server.storage.errors import StorageError
+from millstream_server.storage.errors import LogDamagedError, StorageError
 
 _log = structlog.get_logger()
 _Key = tuple[bytes, int]
@@ -32,10 +33,16 @@ class ImageFollower:
     """Follows the image for one broker. Everything runs on the event loop but disk work."""
 
     def __init__(
-        self, hosted: HostedPartitions, upkeep: Executor, followed: FollowedPartitions
+        self,
+        hosted: HostedPartitions,
+        upkeep: Executor,
+        followed: FollowedPartitions,
+        reports: LogReports,
     ) -> None:
         self._hosted = hosted
         self._followed = followed
+        self._reports = reports
+        hosted.on_log_failed = self._log_failed
         self._upkeep = upkeep
         self._node_id = hosted.node_id
         # In the order in which they changed.
@@ -62,6 +69,10 @@ class ImageFollower:
             else:
                 self._removed.append(topic)
         self._changed.update(dict.fromkeys(sorted(touched)))
+        self._wake.set()
+
+    def _log_failed(self, key: _Key) -> None:
+        self._changed[key] = None
         self._wake.set()
 
     def try_again(self) -> None:
@@ -118,10 +129,35 @@ class ImageFollower:
             replica = await self._open(topic, state)
         else:
             self._configure(replica, topic)
+        if isinstance(replica.log.failure, LogDamagedError) and len(state.replicas) > 1:
+            replica = await self._repair(replica, topic, state)
+        elif self._node_id in state.last_known_elr and state.leader_id is None:
+            # It is elected when all who lost their place have told theirs (invariant 7).
+            log = replica.log
+            end = LogEnd(log.epochs.latest or 0, log.synced_end_offset)
+            self._reports.recovered(key, end)
         if state.leader_id == self._node_id:
             await self._lead(replica, state)
         else:
             self._follow(replica, state)
+
+    async def _repair(self, replica: Replica, topic: TopicState, state: PartitionState) -> Replica:
+        """Rot was found: never led from, never cut. First the replica leaves every set, so that
+        nobody counts on it; then its log is set aside and copied anew (invariant 34)."""
+        own = replica.state
+        key = (own.topic_id, own.number)
+        places = (*state.isr, *state.elr, *state.last_known_elr)
+        if self._node_id in places or self._node_id == state.leader_id:
+            self._reports.damaged(key, str(replica.log.failure))
+            return replica
+        if state.leader_id is None:
+            return replica  # it may be all that is left: the operator decides (invariant 5)
+        self._drop(replica)
+        await run_job(
+            self._upkeep, partial(self._hosted.directory.set_aside_log, *key, damaged=True)
+        )
+        _log.warning("damaged log set aside, copying anew", partition=str(own))
+        return await self._open(topic, state)
 
     def _settings(self, topic: TopicState) -> TopicSettings:
         return settings(topic.configs, self._hosted.config.topic_defaults)

@@ -37,6 +37,8 @@ from millstream_server.storage.points import LogPoints
 from millstream_server.storage.recovery import LogRecovery, RecoveredLog
 from millstream_server.storage.segments import DELETED_SUFFIX
 
+# What rot was found in; nothing removes it but people.
+DAMAGED_SUFFIX = ".damaged"
 _LOG_FOLDER = re.compile(r"([0-9a-f]{32})-(0|[1-9][0-9]{0,9})")
 
 
@@ -238,9 +240,10 @@ class LogDirectory:
             raise self.health.refusal("making a log", error) from error
         return log
 
-    def set_aside_log(self, topic_id: bytes, partition: int) -> bool:
-        """Take a log out of use at once: its folder is renamed and later removed by
-        ``empty_trash``. False if there is none. Blocks for two syncs. Raises StorageError."""
+    def set_aside_log(self, topic_id: bytes, partition: int, *, damaged: bool = False) -> bool:
+        """Take a log out of use at once: its folder is renamed, and removed later by
+        ``empty_trash``, unless it is ``damaged``: that one stays for people to look at. False if
+        there is none. Blocks for two syncs. Raises StorageError."""
         log = self.logs.pop((topic_id, partition), None)
         if log is None:
             return False
@@ -249,13 +252,15 @@ class LogDirectory:
         name = log.key.folder_name
         try:
             number = 0
-            while self._files.exists(aside := f"{log.path}.{number}{DELETED_SUFFIX}"):
+            suffix = DAMAGED_SUFFIX if damaged else DELETED_SUFFIX
+            while self._files.exists(aside := f"{log.path}.{number}{suffix}"):
                 number += 1
             self._files.rename(log.path, aside)
             self._files.sync_directory(self.path)
         except OSError as error:
             raise self.health.refusal("setting a log aside", error) from error
-        self._take_trash([aside])
+        if not damaged:
+            self._take_trash([aside])
         self._points.drop(name)
         self.save_points()  # points without a log do no harm: a full disk may keep them for now
         return True

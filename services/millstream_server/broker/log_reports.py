@@ -1,0 +1,101 @@
+"""What a broker tells the controller about its logs, until the controller knows it."""
+
+import asyncio
+from typing import NamedTuple
+
+import structlog
+
+from millstream_server.broker.hosted import HostedPartitions
+from millstream_server.runtime.errors import ServiceError
+from millstream_server.v1 import controller_service_pb2 as pb
+
+_log = structlog.get_logger()
+# As many as the controller takes at once.
+_LOGS_PER_REPORT = 1_000
+_RETRY_FIRST_S = 0.1
+_RETRY_MAX_S = 2.0
+
+Key = tuple[bytes, int]
+
+
+class LogEnd(NamedTuple):
+    """How far a log reaches: the epoch of its last record, and its synced end."""
+
+    last_epoch: int
+    synced_end_offset: int
+
+
+class LogReports:
+    """Two kinds of news: logs that are damaged, whose replicas must leave every set (invariants 6
+    and 34), and how far logs reach of which one has to be elected (invariant 7).
+
+    What the image says decides whether there is anything to tell; whoever sees it calls again, so
+    that nothing is kept here but what is on its way.
+    """
+
+    def __init__(self, hosted: HostedPartitions) -> None:
+        self._hosted = hosted
+        self._damaged: dict[Key, str] = {}
+        self._recovered: dict[Key, LogEnd] = {}
+        self._wake = asyncio.Event()
+
+    def damaged(self, key: Key, reason: str) -> None:
+        """A log is damaged where it was synced."""
+        self._damaged[key] = reason
+        self._wake.set()
+
+    def recovered(self, key: Key, end: LogEnd) -> None:
+        """A replica that lost its place is whole up to here."""
+        self._recovered[key] = end
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Tell, until cancelled."""
+        delay_s = _RETRY_FIRST_S
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                while self._damaged or self._recovered:
+                    await self._tell_some()
+                delay_s = _RETRY_FIRST_S
+            except ServiceError as error:
+                if error.reason == "STALE_NODE_EPOCH":
+                    # The image will show the new registration, and everything is looked at anew.
+                    self._damaged.clear()
+                    self._recovered.clear()
+                    continue
+                _log.warning("logs not reported yet", reason=error.reason, message=str(error))
+                await asyncio.sleep(delay_s)
+                delay_s = min(2 * delay_s, _RETRY_MAX_S)
+                self._wake.set()
+
+    async def _tell_some(self) -> None:
+        # What comes in for a key meanwhile is told next, so it must not be dropped with this.
+        request = pb.ExecuteRequest()
+        cluster = self._hosted.cluster
+        if self._damaged:
+            told = dict(list(self._damaged.items())[:_LOGS_PER_REPORT])
+            damaged = request.report_damaged_logs
+            damaged.node_id, damaged.node_epoch = self._hosted.node_id, cluster.node_epoch
+            for (topic_id, partition), reason in told.items():
+                damaged.logs.add(topic_id=topic_id, partition=partition, reason=reason)
+            await cluster.execute(request)
+            for key, reason in told.items():
+                if self._damaged.get(key) == reason:
+                    del self._damaged[key]
+            return
+        ends = dict(list(self._recovered.items())[:_LOGS_PER_REPORT])
+        recovered = request.report_recovered_logs
+        recovered.node_id, recovered.node_epoch = self._hosted.node_id, cluster.node_epoch
+        for (topic_id, partition), end in ends.items():
+            recovered.logs.add(
+                topic_id=topic_id,
+                partition=partition,
+                last_epoch=end.last_epoch,
+                synced_end_offset=end.synced_end_offset,
+            )
+        await cluster.execute(request)
+        for key, end in ends.items():
+            if self._recovered.get(key) == end:
+                del self._recovered[key]

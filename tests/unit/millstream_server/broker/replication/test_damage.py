@@ -1,0 +1,88 @@
+"""A replica whose log is damaged leaves every set, then copies its log anew (invariants 6, 34)."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from millstream_server.broker.partition import Role
+from millstream_server.storage.errors import LogDamagedError
+from tests.fakes.broker_node import BrokerNode
+from tests.fakes.cluster import FakeMetadata
+from tests.fakes.scripted_leader import ScriptedLeader, leader_frame
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+def find_rot(node: BrokerNode) -> None:
+    """As a read of old bytes would."""
+    replica = node.replica("logs")
+    error = LogDamagedError("bytes are missing", offset=0, path="some.log")
+    replica.log.fail(error)
+    node.app.hosted.note_failure(replica, error)
+
+
+def reports(node: BrokerNode, kind: str) -> list[object]:
+    return [one for one in node.view.executed if one.WhichOneof("kind") == kind]
+
+
+async def test_a_damaged_replica_is_reported_and_keeps_its_log_while_others_count_on_it(
+    leader: ScriptedLeader, follower: BrokerNode, tmp_path: Path
+) -> None:
+    await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
+    await leader.reported(1)
+    find_rot(follower)
+    await until(lambda: bool(reports(follower, "report_damaged_logs")))
+    report = follower.view.executed[-1].report_damaged_logs
+    assert (report.node_id, report.node_epoch) == (1, 5)
+    assert report.logs[0].reason == "bytes are missing"
+    assert not list((tmp_path / "node-1").glob("*.damaged"))
+
+
+async def test_out_of_every_set_it_sets_the_damaged_log_aside_and_copies_anew(
+    leader: ScriptedLeader, follower: BrokerNode, metadata: FakeMetadata, tmp_path: Path
+) -> None:
+    await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
+    await leader.reported(1)
+    find_rot(follower)
+    await until(lambda: bool(reports(follower, "report_damaged_logs")))
+    metadata.change_partition("logs", 0, isr=(2,))
+    begun = await leader.begin()
+    assert begun.end_offset == 0
+    await leader.push(begun, leader_frame(b"a", base_offset=0), high_watermark=1)
+    await leader.reported(1)
+    aside = list((tmp_path / "node-1").glob("*.damaged"))
+    assert len(aside) == 1
+    assert any(path.stat().st_size for path in aside[0].iterdir() if path.suffix == ".log")
+
+
+async def test_without_a_leader_the_damaged_log_stays_where_it_is(
+    leader: ScriptedLeader, follower: BrokerNode, metadata: FakeMetadata, tmp_path: Path
+) -> None:
+    await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
+    await leader.reported(1)
+    metadata.change_partition("logs", 0, isr=(), leader_id=None, leader_epoch=2)
+    await until(lambda: follower.replica("logs").state.role is Role.IDLE)
+    find_rot(follower)
+    metadata.change_partition("logs", 0, min_isr=1)
+    epoch = metadata.image.topic("logs").partitions[0].partition_epoch
+    await until(lambda: follower.replica("logs").state.in_sync.partition_epoch == epoch)
+    assert not list((tmp_path / "node-1").glob("*.damaged"))
+    assert not reports(follower, "report_damaged_logs")
+
+
+async def test_a_replica_that_lost_its_place_tells_how_far_its_log_reaches(
+    leader: ScriptedLeader, follower: BrokerNode, metadata: FakeMetadata
+) -> None:
+    frames = [leader_frame(b"v", base_offset=n) for n in range(3)]
+    await leader.push(await leader.begin(), *frames)
+    await leader.reported(3)
+    metadata.change_partition(
+        "logs", 0, isr=(), last_known_elr=(1, 2), leader_id=None, leader_epoch=2
+    )
+    await until(lambda: bool(reports(follower, "report_recovered_logs")))
+    log = follower.view.executed[-1].report_recovered_logs.logs[0]
+    assert (log.last_epoch, log.synced_end_offset) == (1, 3)
