@@ -77,6 +77,10 @@ _STATUS_BY_REASON: dict[str, grpc.StatusCode] = {
     "INVALID_COMMIT_OFFSET": _S.INVALID_ARGUMENT,
     "UNKNOWN_NODE": _S.NOT_FOUND,
     "NODE_IN_USE": _S.FAILED_PRECONDITION,
+    "ELECTION_NOT_NEEDED": _S.FAILED_PRECONDITION,
+    "ELIGIBLE_LEADERS_NOT_AVAILABLE": _S.UNAVAILABLE,
+    "NO_REASSIGNMENT_IN_PROGRESS": _S.FAILED_PRECONDITION,
+    "INVALID_REPLICA_ASSIGNMENT": _S.INVALID_ARGUMENT,
     "INTERNAL": _S.INTERNAL,
 }
 
@@ -159,3 +163,18 @@ def error_of(call_error: grpc.RpcError) -> ServiceError:
     if code == grpc.StatusCode.INVALID_ARGUMENT:
         return ServiceError("INVALID_REQUEST", text)
     return ServiceError("UNAVAILABLE", text)
+
+
+async def raise_status(call: grpc.aio.Call) -> None:
+    """Raises ServiceError for a call that ended with an error; returns for one that ended well."""
+    code = await call.code()
+    if code == grpc.StatusCode.OK:
+        return
+    raise error_of(
+        grpc.aio.AioRpcError(
+            code,
+            await call.initial_metadata(),
+            await call.trailing_metadata(),
+            details=await call.details(),
+        )
+    )

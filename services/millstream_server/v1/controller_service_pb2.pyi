@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from millstream.v1 import metadata_service_pb2 as _metadata_service_pb2
+from millstream_server.v1 import metadata_command_pb2 as _metadata_command_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -101,6 +102,7 @@ class Registration(_message.Message):
     PREVIOUS_EPOCH_FIELD_NUMBER: _builtins.int
     CLEAN_SHUTDOWN_FIELD_NUMBER: _builtins.int
     SESSION_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    CUT_LOGS_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     """Id of the cluster that the node's folder belongs to."""
     node_id: _builtins.int
@@ -127,6 +129,10 @@ class Registration(_message.Message):
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_metadata_service_pb2.NodeRole.ValueType]:
         """Broker, coordinator or both."""
 
+    @_builtins.property
+    def cut_logs(self) -> _containers.RepeatedCompositeFieldContainer[_metadata_command_pb2.PartitionId]:
+        """Partitions whose logs lost something when they were recovered, a torn tail for example."""
+
     def __init__(
         self,
         *,
@@ -142,10 +148,11 @@ class Registration(_message.Message):
         previous_epoch: _builtins.int = ...,
         clean_shutdown: _builtins.bool = ...,
         session_timeout_ms: _builtins.int = ...,
+        cut_logs: _abc.Iterable[_metadata_command_pb2.PartitionId] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clean_shutdown", b"clean_shutdown", "cluster_id", b"cluster_id", "directory_id", b"directory_id", "host", b"host", "incarnation_id", b"incarnation_id", "node_id", b"node_id", "port", b"port", "previous_epoch", b"previous_epoch", "rack", b"rack", "roles", b"roles", "session_timeout_ms", b"session_timeout_ms", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clean_shutdown", b"clean_shutdown", "cluster_id", b"cluster_id", "cut_logs", b"cut_logs", "directory_id", b"directory_id", "host", b"host", "incarnation_id", b"incarnation_id", "node_id", b"node_id", "port", b"port", "previous_epoch", b"previous_epoch", "rack", b"rack", "roles", b"roles", "session_timeout_ms", b"session_timeout_ms", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -299,12 +306,15 @@ class WatchImageResponse(_message.Message):
     IMAGE_CHUNK_FIELD_NUMBER: _builtins.int
     IMAGE_COMPLETE_FIELD_NUMBER: _builtins.int
     ENTRIES_FIELD_NUMBER: _builtins.int
+    PULSE_INTERVAL_MS_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version after this message."""
     image_chunk: _builtins.bytes
     """The whole image, as in snapshots; in the first messages only, cut into pieces."""
     image_complete: _builtins.bool
     """True for the last piece of the image."""
+    pulse_interval_ms: _builtins.int
+    """How often a message comes at least, milliseconds. Set beside the image. Zero: no pulse."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Committed entries after the image, in order: serialised `MetadataEntry` messages."""
@@ -316,10 +326,11 @@ class WatchImageResponse(_message.Message):
         image_chunk: _builtins.bytes = ...,
         image_complete: _builtins.bool = ...,
         entries: _abc.Iterable[_builtins.bytes] | None = ...,
+        pulse_interval_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "image_chunk", b"image_chunk", "image_complete", b"image_complete", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "image_chunk", b"image_chunk", "image_complete", b"image_complete", "pulse_interval_ms", b"pulse_interval_ms", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -381,6 +392,10 @@ class ExecuteRequest(_message.Message):
     ALTER_PARTITIONS_FIELD_NUMBER: _builtins.int
     REPORT_RECOVERED_LOGS_FIELD_NUMBER: _builtins.int
     REPORT_DAMAGED_LOGS_FIELD_NUMBER: _builtins.int
+    ELECT_LEADERS_FIELD_NUMBER: _builtins.int
+    ALTER_PARTITION_REASSIGNMENTS_FIELD_NUMBER: _builtins.int
+    DECOMMISSION_BROKER_FIELD_NUMBER: _builtins.int
+    DRAIN_BROKER_FIELD_NUMBER: _builtins.int
     UNREGISTER_NODE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def open_request_session(self) -> _metadata_service_pb2.OpenRequestSessionRequest:
@@ -427,6 +442,22 @@ class ExecuteRequest(_message.Message):
         """A broker gives up its place in partitions whose logs are damaged. Answered by `altered_partitions`."""
 
     @_builtins.property
+    def elect_leaders(self) -> _metadata_service_pb2.ElectLeadersRequest:
+        """See `millstream.v1.MetadataService`."""
+
+    @_builtins.property
+    def alter_partition_reassignments(self) -> _metadata_service_pb2.AlterPartitionReassignmentsRequest:
+        """See `millstream.v1.MetadataService`."""
+
+    @_builtins.property
+    def decommission_broker(self) -> _metadata_service_pb2.DecommissionBrokerRequest:
+        """See `millstream.v1.MetadataService`."""
+
+    @_builtins.property
+    def drain_broker(self) -> _metadata_service_pb2.DrainBrokerRequest:
+        """See `millstream.v1.MetadataService`."""
+
+    @_builtins.property
     def unregister_node(self) -> _metadata_service_pb2.UnregisterNodeRequest:
         """See `millstream.v1.MetadataService`."""
 
@@ -444,13 +475,17 @@ class ExecuteRequest(_message.Message):
         alter_partitions: Global___AlterPartitions | None = ...,
         report_recovered_logs: Global___ReportRecoveredLogs | None = ...,
         report_damaged_logs: Global___ReportDamagedLogs | None = ...,
+        elect_leaders: _metadata_service_pb2.ElectLeadersRequest | None = ...,
+        alter_partition_reassignments: _metadata_service_pb2.AlterPartitionReassignmentsRequest | None = ...,
+        decommission_broker: _metadata_service_pb2.DecommissionBrokerRequest | None = ...,
+        drain_broker: _metadata_service_pb2.DrainBrokerRequest | None = ...,
         unregister_node: _metadata_service_pb2.UnregisterNodeRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_id", b"allocate_producer_id", "alter_configs", b"alter_configs", "alter_partitions", b"alter_partitions", "auto_create_topic", b"auto_create_topic", "create_partitions", b"create_partitions", "create_topic", b"create_topic", "delete_topic", b"delete_topic", "ensure_offsets_topic", b"ensure_offsets_topic", "kind", b"kind", "open_request_session", b"open_request_session", "report_damaged_logs", b"report_damaged_logs", "report_recovered_logs", b"report_recovered_logs", "unregister_node", b"unregister_node"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_id", b"allocate_producer_id", "alter_configs", b"alter_configs", "alter_partition_reassignments", b"alter_partition_reassignments", "alter_partitions", b"alter_partitions", "auto_create_topic", b"auto_create_topic", "create_partitions", b"create_partitions", "create_topic", b"create_topic", "decommission_broker", b"decommission_broker", "delete_topic", b"delete_topic", "drain_broker", b"drain_broker", "elect_leaders", b"elect_leaders", "ensure_offsets_topic", b"ensure_offsets_topic", "kind", b"kind", "open_request_session", b"open_request_session", "report_damaged_logs", b"report_damaged_logs", "report_recovered_logs", b"report_recovered_logs", "unregister_node", b"unregister_node"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_id", b"allocate_producer_id", "alter_configs", b"alter_configs", "alter_partitions", b"alter_partitions", "auto_create_topic", b"auto_create_topic", "create_partitions", b"create_partitions", "create_topic", b"create_topic", "delete_topic", b"delete_topic", "ensure_offsets_topic", b"ensure_offsets_topic", "kind", b"kind", "open_request_session", b"open_request_session", "report_damaged_logs", b"report_damaged_logs", "report_recovered_logs", b"report_recovered_logs", "unregister_node", b"unregister_node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_id", b"allocate_producer_id", "alter_configs", b"alter_configs", "alter_partition_reassignments", b"alter_partition_reassignments", "alter_partitions", b"alter_partitions", "auto_create_topic", b"auto_create_topic", "create_partitions", b"create_partitions", "create_topic", b"create_topic", "decommission_broker", b"decommission_broker", "delete_topic", b"delete_topic", "drain_broker", b"drain_broker", "elect_leaders", b"elect_leaders", "ensure_offsets_topic", b"ensure_offsets_topic", "kind", b"kind", "open_request_session", b"open_request_session", "report_damaged_logs", b"report_damaged_logs", "report_recovered_logs", b"report_recovered_logs", "unregister_node", b"unregister_node"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open_request_session", "create_topic", "delete_topic", "create_partitions", "alter_configs", "allocate_producer_id", "ensure_offsets_topic", "auto_create_topic", "alter_partitions", "report_recovered_logs", "report_damaged_logs", "unregister_node"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open_request_session", "create_topic", "delete_topic", "create_partitions", "alter_configs", "allocate_producer_id", "ensure_offsets_topic", "auto_create_topic", "alter_partitions", "report_recovered_logs", "report_damaged_logs", "elect_leaders", "alter_partition_reassignments", "decommission_broker", "drain_broker", "unregister_node"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -470,6 +505,10 @@ class ExecuteResponse(_message.Message):
     ALTER_CONFIGS_FIELD_NUMBER: _builtins.int
     ALLOCATE_PRODUCER_ID_FIELD_NUMBER: _builtins.int
     ALTERED_PARTITIONS_FIELD_NUMBER: _builtins.int
+    ELECT_LEADERS_FIELD_NUMBER: _builtins.int
+    ALTER_PARTITION_REASSIGNMENTS_FIELD_NUMBER: _builtins.int
+    DECOMMISSION_BROKER_FIELD_NUMBER: _builtins.int
+    DRAIN_BROKER_FIELD_NUMBER: _builtins.int
     UNREGISTER_NODE_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version of the image that holds the effect."""
@@ -502,6 +541,22 @@ class ExecuteResponse(_message.Message):
         """What became of each partition of an internal request."""
 
     @_builtins.property
+    def elect_leaders(self) -> _metadata_service_pb2.ElectLeadersResponse:
+        """See `millstream.v1.MetadataService`."""
+
+    @_builtins.property
+    def alter_partition_reassignments(self) -> _metadata_service_pb2.AlterPartitionReassignmentsResponse:
+        """See `millstream.v1.MetadataService`."""
+
+    @_builtins.property
+    def decommission_broker(self) -> _metadata_service_pb2.DecommissionBrokerResponse:
+        """See `millstream.v1.MetadataService`."""
+
+    @_builtins.property
+    def drain_broker(self) -> _metadata_service_pb2.DrainBrokerResponse:
+        """See `millstream.v1.MetadataService`."""
+
+    @_builtins.property
     def unregister_node(self) -> _metadata_service_pb2.UnregisterNodeResponse:
         """See `millstream.v1.MetadataService`."""
 
@@ -516,13 +571,17 @@ class ExecuteResponse(_message.Message):
         alter_configs: _metadata_service_pb2.AlterConfigsResponse | None = ...,
         allocate_producer_id: _metadata_service_pb2.AllocateProducerIdResponse | None = ...,
         altered_partitions: Global___AlteredPartitions | None = ...,
+        elect_leaders: _metadata_service_pb2.ElectLeadersResponse | None = ...,
+        alter_partition_reassignments: _metadata_service_pb2.AlterPartitionReassignmentsResponse | None = ...,
+        decommission_broker: _metadata_service_pb2.DecommissionBrokerResponse | None = ...,
+        drain_broker: _metadata_service_pb2.DrainBrokerResponse | None = ...,
         unregister_node: _metadata_service_pb2.UnregisterNodeResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_id", b"allocate_producer_id", "alter_configs", b"alter_configs", "altered_partitions", b"altered_partitions", "create_partitions", b"create_partitions", "create_topic", b"create_topic", "delete_topic", b"delete_topic", "kind", b"kind", "open_request_session", b"open_request_session", "unregister_node", b"unregister_node"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_id", b"allocate_producer_id", "alter_configs", b"alter_configs", "alter_partition_reassignments", b"alter_partition_reassignments", "altered_partitions", b"altered_partitions", "create_partitions", b"create_partitions", "create_topic", b"create_topic", "decommission_broker", b"decommission_broker", "delete_topic", b"delete_topic", "drain_broker", b"drain_broker", "elect_leaders", b"elect_leaders", "kind", b"kind", "open_request_session", b"open_request_session", "unregister_node", b"unregister_node"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_id", b"allocate_producer_id", "alter_configs", b"alter_configs", "altered_partitions", b"altered_partitions", "create_partitions", b"create_partitions", "create_topic", b"create_topic", "delete_topic", b"delete_topic", "kind", b"kind", "open_request_session", b"open_request_session", "unregister_node", b"unregister_node", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocate_producer_id", b"allocate_producer_id", "alter_configs", b"alter_configs", "alter_partition_reassignments", b"alter_partition_reassignments", "altered_partitions", b"altered_partitions", "create_partitions", b"create_partitions", "create_topic", b"create_topic", "decommission_broker", b"decommission_broker", "delete_topic", b"delete_topic", "drain_broker", b"drain_broker", "elect_leaders", b"elect_leaders", "kind", b"kind", "open_request_session", b"open_request_session", "unregister_node", b"unregister_node", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open_request_session", "create_topic", "delete_topic", "create_partitions", "alter_configs", "allocate_producer_id", "altered_partitions", "unregister_node"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open_request_session", "create_topic", "delete_topic", "create_partitions", "alter_configs", "allocate_producer_id", "altered_partitions", "elect_leaders", "alter_partition_reassignments", "decommission_broker", "drain_broker", "unregister_node"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

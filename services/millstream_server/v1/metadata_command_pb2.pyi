@@ -123,7 +123,12 @@ class MetadataCommand(_message.Message):
     EXPIRE_SESSIONS_FIELD_NUMBER: _builtins.int
     REMOVE_DAMAGED_REPLICA_FIELD_NUMBER: _builtins.int
     NOTE_RECOVERED_LOG_FIELD_NUMBER: _builtins.int
+    ELECT_LEADER_FIELD_NUMBER: _builtins.int
+    REASSIGN_PARTITION_FIELD_NUMBER: _builtins.int
+    CANCEL_REASSIGNMENT_FIELD_NUMBER: _builtins.int
     UNREGISTER_NODE_FIELD_NUMBER: _builtins.int
+    CHANGE_DECOMMISSIONING_FIELD_NUMBER: _builtins.int
+    CHANGE_REASSIGNMENT_THROTTLE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def controller_elected(self) -> Global___ControllerElected:
         """See the message."""
@@ -189,7 +194,27 @@ class MetadataCommand(_message.Message):
         """See the message."""
 
     @_builtins.property
+    def elect_leader(self) -> Global___ElectLeader:
+        """See the message."""
+
+    @_builtins.property
+    def reassign_partition(self) -> Global___ReassignPartition:
+        """See the message."""
+
+    @_builtins.property
+    def cancel_reassignment(self) -> Global___CancelReassignment:
+        """See the message."""
+
+    @_builtins.property
     def unregister_node(self) -> Global___UnregisterNode:
+        """See the message."""
+
+    @_builtins.property
+    def change_decommissioning(self) -> Global___ChangeDecommissioning:
+        """See the message."""
+
+    @_builtins.property
+    def change_reassignment_throttle(self) -> Global___ChangeReassignmentThrottle:
         """See the message."""
 
     def __init__(
@@ -211,13 +236,18 @@ class MetadataCommand(_message.Message):
         expire_sessions: Global___ExpireSessions | None = ...,
         remove_damaged_replica: Global___RemoveDamagedReplica | None = ...,
         note_recovered_log: Global___NoteRecoveredLog | None = ...,
+        elect_leader: Global___ElectLeader | None = ...,
+        reassign_partition: Global___ReassignPartition | None = ...,
+        cancel_reassignment: Global___CancelReassignment | None = ...,
         unregister_node: Global___UnregisterNode | None = ...,
+        change_decommissioning: Global___ChangeDecommissioning | None = ...,
+        change_reassignment_throttle: Global___ChangeReassignmentThrottle | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["add_partitions", b"add_partitions", "add_topic", b"add_topic", "change_partition", b"change_partition", "change_topic_configs", b"change_topic_configs", "controller_elected", b"controller_elected", "drain_node", b"drain_node", "expire_sessions", b"expire_sessions", "fence_node", b"fence_node", "kind", b"kind", "note_recovered_log", b"note_recovered_log", "open_session", b"open_session", "register_node", b"register_node", "remove_damaged_replica", b"remove_damaged_replica", "remove_topic", b"remove_topic", "take_log_directory_offline", b"take_log_directory_offline", "take_producer_id", b"take_producer_id", "unfence_node", b"unfence_node", "unregister_node", b"unregister_node"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add_partitions", b"add_partitions", "add_topic", b"add_topic", "cancel_reassignment", b"cancel_reassignment", "change_decommissioning", b"change_decommissioning", "change_partition", b"change_partition", "change_reassignment_throttle", b"change_reassignment_throttle", "change_topic_configs", b"change_topic_configs", "controller_elected", b"controller_elected", "drain_node", b"drain_node", "elect_leader", b"elect_leader", "expire_sessions", b"expire_sessions", "fence_node", b"fence_node", "kind", b"kind", "note_recovered_log", b"note_recovered_log", "open_session", b"open_session", "reassign_partition", b"reassign_partition", "register_node", b"register_node", "remove_damaged_replica", b"remove_damaged_replica", "remove_topic", b"remove_topic", "take_log_directory_offline", b"take_log_directory_offline", "take_producer_id", b"take_producer_id", "unfence_node", b"unfence_node", "unregister_node", b"unregister_node"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_partitions", b"add_partitions", "add_topic", b"add_topic", "change_partition", b"change_partition", "change_topic_configs", b"change_topic_configs", "controller_elected", b"controller_elected", "drain_node", b"drain_node", "expire_sessions", b"expire_sessions", "fence_node", b"fence_node", "kind", b"kind", "note_recovered_log", b"note_recovered_log", "open_session", b"open_session", "register_node", b"register_node", "remove_damaged_replica", b"remove_damaged_replica", "remove_topic", b"remove_topic", "take_log_directory_offline", b"take_log_directory_offline", "take_producer_id", b"take_producer_id", "unfence_node", b"unfence_node", "unregister_node", b"unregister_node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_partitions", b"add_partitions", "add_topic", b"add_topic", "cancel_reassignment", b"cancel_reassignment", "change_decommissioning", b"change_decommissioning", "change_partition", b"change_partition", "change_reassignment_throttle", b"change_reassignment_throttle", "change_topic_configs", b"change_topic_configs", "controller_elected", b"controller_elected", "drain_node", b"drain_node", "elect_leader", b"elect_leader", "expire_sessions", b"expire_sessions", "fence_node", b"fence_node", "kind", b"kind", "note_recovered_log", b"note_recovered_log", "open_session", b"open_session", "reassign_partition", b"reassign_partition", "register_node", b"register_node", "remove_damaged_replica", b"remove_damaged_replica", "remove_topic", b"remove_topic", "take_log_directory_offline", b"take_log_directory_offline", "take_producer_id", b"take_producer_id", "unfence_node", b"unfence_node", "unregister_node", b"unregister_node"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["controller_elected", "register_node", "fence_node", "unfence_node", "drain_node", "take_log_directory_offline", "add_topic", "remove_topic", "add_partitions", "change_topic_configs", "change_partition", "take_producer_id", "open_session", "expire_sessions", "remove_damaged_replica", "note_recovered_log", "unregister_node"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["controller_elected", "register_node", "fence_node", "unfence_node", "drain_node", "take_log_directory_offline", "add_topic", "remove_topic", "add_partitions", "change_topic_configs", "change_partition", "take_producer_id", "open_session", "expire_sessions", "remove_damaged_replica", "note_recovered_log", "elect_leader", "reassign_partition", "cancel_reassignment", "unregister_node", "change_decommissioning", "change_reassignment_throttle"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -270,6 +300,7 @@ class RegisterNode(_message.Message):
     PREVIOUS_EPOCH_FIELD_NUMBER: _builtins.int
     CLEAN_SHUTDOWN_FIELD_NUMBER: _builtins.int
     SESSION_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    CUT_LOGS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.int
     """Id of the node."""
     incarnation_id: _builtins.bytes
@@ -294,6 +325,10 @@ class RegisterNode(_message.Message):
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the node does: "broker", "coordinator"."""
 
+    @_builtins.property
+    def cut_logs(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartitionId]:
+        """Partitions whose logs lost something when they were recovered: the replica keeps no place in them (invariant 7)."""
+
     def __init__(
         self,
         *,
@@ -308,10 +343,11 @@ class RegisterNode(_message.Message):
         previous_epoch: _builtins.int = ...,
         clean_shutdown: _builtins.bool = ...,
         session_timeout_ms: _builtins.int = ...,
+        cut_logs: _abc.Iterable[Global___PartitionId] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clean_shutdown", b"clean_shutdown", "directory_id", b"directory_id", "host", b"host", "incarnation_id", b"incarnation_id", "node_id", b"node_id", "port", b"port", "previous_epoch", b"previous_epoch", "rack", b"rack", "roles", b"roles", "session_timeout_ms", b"session_timeout_ms", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clean_shutdown", b"clean_shutdown", "cut_logs", b"cut_logs", "directory_id", b"directory_id", "host", b"host", "incarnation_id", b"incarnation_id", "node_id", b"node_id", "port", b"port", "previous_epoch", b"previous_epoch", "rack", b"rack", "roles", b"roles", "session_timeout_ms", b"session_timeout_ms", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -634,6 +670,7 @@ class ChangeTopicConfigs(_message.Message):
     UNSET_FIELD_NUMBER: _builtins.int
     MIN_ISR_FIELD_NUMBER: _builtins.int
     FLUSH_MODE_FIELD_NUMBER: _builtins.int
+    EXCEPTIONS_FIELD_NUMBER: _builtins.int
     topic_id: _builtins.bytes
     """Id of the topic."""
     min_isr: _builtins.int
@@ -648,6 +685,10 @@ class ChangeTopicConfigs(_message.Message):
     def unset(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Keys to unset."""
 
+    @_builtins.property
+    def exceptions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartitionMinIsr]:
+        """Partitions with another number of replicas than the first, or that are being reassigned."""
+
     def __init__(
         self,
         *,
@@ -656,14 +697,45 @@ class ChangeTopicConfigs(_message.Message):
         unset: _abc.Iterable[_builtins.str] | None = ...,
         min_isr: _builtins.int = ...,
         flush_mode: _builtins.str = ...,
+        exceptions: _abc.Iterable[Global___PartitionMinIsr] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["flush_mode", b"flush_mode", "min_isr", b"min_isr", "set", b"set", "topic_id", b"topic_id", "unset", b"unset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exceptions", b"exceptions", "flush_mode", b"flush_mode", "min_isr", b"min_isr", "set", b"set", "topic_id", b"topic_id", "unset", b"unset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChangeTopicConfigs: _TypeAlias = ChangeTopicConfigs  # noqa: Y015
+
+@_typing.final
+class PartitionMinIsr(_message.Message):
+    """The least in-sync replicas of one partition."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTITION_FIELD_NUMBER: _builtins.int
+    MIN_ISR_FIELD_NUMBER: _builtins.int
+    TARGET_MIN_ISR_FIELD_NUMBER: _builtins.int
+    partition: _builtins.int
+    """Number of the partition."""
+    min_isr: _builtins.int
+    """Least in-sync replicas."""
+    target_min_isr: _builtins.int
+    """Least in-sync replicas after the reassignment. Zero: there is none."""
+    def __init__(
+        self,
+        *,
+        partition: _builtins.int = ...,
+        min_isr: _builtins.int = ...,
+        target_min_isr: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_isr", b"min_isr", "partition", b"partition", "target_min_isr", b"target_min_isr"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PartitionMinIsr: _TypeAlias = PartitionMinIsr  # noqa: Y015
 
 @_typing.final
 class ChangePartition(_message.Message):
@@ -708,6 +780,188 @@ class ChangePartition(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChangePartition: _TypeAlias = ChangePartition  # noqa: Y015
+
+@_typing.final
+class ElectLeader(_message.Message):
+    """A leader that an operator or the controller's balancing chose."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    EXPECTED_PARTITION_EPOCH_FIELD_NUMBER: _builtins.int
+    LEADER_ID_FIELD_NUMBER: _builtins.int
+    UNCLEAN_FIELD_NUMBER: _builtins.int
+    topic_id: _builtins.bytes
+    """Id of the topic."""
+    partition: _builtins.int
+    """Number of the partition."""
+    expected_partition_epoch: _builtins.int
+    """Partition epoch that the decision saw; refused if it is another by now."""
+    leader_id: _builtins.int
+    """The replica that leads from now on."""
+    unclean: _builtins.bool
+    """True if it may lead although it may miss records: an operator's order (invariant 5)."""
+    def __init__(
+        self,
+        *,
+        topic_id: _builtins.bytes = ...,
+        partition: _builtins.int = ...,
+        expected_partition_epoch: _builtins.int = ...,
+        leader_id: _builtins.int = ...,
+        unclean: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_partition_epoch", b"expected_partition_epoch", "leader_id", b"leader_id", "partition", b"partition", "topic_id", b"topic_id", "unclean", b"unclean"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ElectLeader: _TypeAlias = ElectLeader  # noqa: Y015
+
+@_typing.final
+class ReassignPartition(_message.Message):
+    """Other replicas for a partition. They are added first; those that go leave once all others are in sync."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    EXPECTED_PARTITION_EPOCH_FIELD_NUMBER: _builtins.int
+    TARGET_REPLICA_IDS_FIELD_NUMBER: _builtins.int
+    MIN_ISR_FIELD_NUMBER: _builtins.int
+    topic_id: _builtins.bytes
+    """Id of the topic."""
+    partition: _builtins.int
+    """Number of the partition."""
+    expected_partition_epoch: _builtins.int
+    """Partition epoch that the decision saw; refused if it is another by now."""
+    min_isr: _builtins.int
+    """Least in-sync replicas in the end."""
+    @_builtins.property
+    def target_replica_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Node ids in the end; the first is the preferred leader."""
+
+    def __init__(
+        self,
+        *,
+        topic_id: _builtins.bytes = ...,
+        partition: _builtins.int = ...,
+        expected_partition_epoch: _builtins.int = ...,
+        target_replica_ids: _abc.Iterable[_builtins.int] | None = ...,
+        min_isr: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_partition_epoch", b"expected_partition_epoch", "min_isr", b"min_isr", "partition", b"partition", "target_replica_ids", b"target_replica_ids", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReassignPartition: _TypeAlias = ReassignPartition  # noqa: Y015
+
+@_typing.final
+class CancelReassignment(_message.Message):
+    """The end of a reassignment that is not finished: the replicas are again those from before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    EXPECTED_PARTITION_EPOCH_FIELD_NUMBER: _builtins.int
+    topic_id: _builtins.bytes
+    """Id of the topic."""
+    partition: _builtins.int
+    """Number of the partition."""
+    expected_partition_epoch: _builtins.int
+    """Partition epoch that the decision saw; refused if it is another by now."""
+    def __init__(
+        self,
+        *,
+        topic_id: _builtins.bytes = ...,
+        partition: _builtins.int = ...,
+        expected_partition_epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_partition_epoch", b"expected_partition_epoch", "partition", b"partition", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelReassignment: _TypeAlias = CancelReassignment  # noqa: Y015
+
+@_typing.final
+class ChangeDecommissioning(_message.Message):
+    """A broker gets no new replicas and is to lose those that it has; or may keep them again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    DECOMMISSIONING_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.int
+    """Id of the node; the mark outlives its registrations."""
+    decommissioning: _builtins.bool
+    """True from the start of the decommissioning on."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.int = ...,
+        decommissioning: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decommissioning", b"decommissioning", "node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeDecommissioning: _TypeAlias = ChangeDecommissioning  # noqa: Y015
+
+@_typing.final
+class ChangeReassignmentThrottle(_message.Message):
+    """How fast a broker copies to replicas that are being added."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    bytes_per_s: _builtins.int
+    """Bytes per second and leader. Zero: no limit."""
+    def __init__(
+        self,
+        *,
+        bytes_per_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_s", b"bytes_per_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeReassignmentThrottle: _TypeAlias = ChangeReassignmentThrottle  # noqa: Y015
+
+@_typing.final
+class PartitionId(_message.Message):
+    """A partition."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    topic_id: _builtins.bytes
+    """Id of the topic."""
+    partition: _builtins.int
+    """Number of the partition."""
+    def __init__(
+        self,
+        *,
+        topic_id: _builtins.bytes = ...,
+        partition: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partition", b"partition", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PartitionId: _TypeAlias = PartitionId  # noqa: Y015
 
 @_typing.final
 class ReplicaRegistration(_message.Message):
@@ -917,6 +1171,7 @@ class ImageSnapshot(_message.Message):
     SHARDS_FIELD_NUMBER: _builtins.int
     SESSIONS_FIELD_NUMBER: _builtins.int
     TOPICS_FIELD_NUMBER: _builtins.int
+    REASSIGNMENT_BYTES_PER_S_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Number of commands applied."""
     cluster_id: _builtins.str
@@ -933,6 +1188,8 @@ class ImageSnapshot(_message.Message):
     """Next producer id to hand out."""
     next_session_id: _builtins.int
     """Next session id to hand out."""
+    reassignment_bytes_per_s: _builtins.int
+    """Bytes per second that a leader copies to replicas that are being added. Zero: no limit."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeRecord]:
         """Registrations, by node id."""
@@ -964,10 +1221,11 @@ class ImageSnapshot(_message.Message):
         shards: _abc.Iterable[Global___ShardRecord] | None = ...,
         sessions: _abc.Iterable[Global___SessionRecord] | None = ...,
         topics: _abc.Iterable[Global___TopicRecord] | None = ...,
+        reassignment_bytes_per_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "controller_epoch", b"controller_epoch", "controller_id", b"controller_id", "metadata_version", b"metadata_version", "next_node_epoch", b"next_node_epoch", "next_producer_id", b"next_producer_id", "next_session_id", b"next_session_id", "nodes", b"nodes", "sessions", b"sessions", "shards", b"shards", "topics", b"topics", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "controller_epoch", b"controller_epoch", "controller_id", b"controller_id", "metadata_version", b"metadata_version", "next_node_epoch", b"next_node_epoch", "next_producer_id", b"next_producer_id", "next_session_id", b"next_session_id", "nodes", b"nodes", "reassignment_bytes_per_s", b"reassignment_bytes_per_s", "sessions", b"sessions", "shards", b"shards", "topics", b"topics", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -995,6 +1253,7 @@ class NodeRecord(_message.Message):
     SERVED_EPOCH_FIELD_NUMBER: _builtins.int
     REGISTERED_VERSION_FIELD_NUMBER: _builtins.int
     SESSION_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    DECOMMISSIONING_FIELD_NUMBER: _builtins.int
     node_id: _builtins.int
     """Id of the node."""
     epoch: _builtins.int
@@ -1025,6 +1284,8 @@ class NodeRecord(_message.Message):
     """Version that first held the registration."""
     session_timeout_ms: _builtins.int
     """Session time-out granted, milliseconds; every later controller grants as much."""
+    decommissioning: _builtins.bool
+    """True once the broker is to lose all its replicas."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the node does, sorted."""
@@ -1048,10 +1309,11 @@ class NodeRecord(_message.Message):
         served_epoch: _builtins.int = ...,
         registered_version: _builtins.int = ...,
         session_timeout_ms: _builtins.int = ...,
+        decommissioning: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clean_shutdown", b"clean_shutdown", "directory_id", b"directory_id", "epoch", b"epoch", "fenced", b"fenced", "host", b"host", "incarnation_id", b"incarnation_id", "log_dir_offline", b"log_dir_offline", "node_id", b"node_id", "port", b"port", "rack", b"rack", "registered_version", b"registered_version", "roles", b"roles", "served_epoch", b"served_epoch", "session_timeout_ms", b"session_timeout_ms", "shutting_down", b"shutting_down", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clean_shutdown", b"clean_shutdown", "decommissioning", b"decommissioning", "directory_id", b"directory_id", "epoch", b"epoch", "fenced", b"fenced", "host", b"host", "incarnation_id", b"incarnation_id", "log_dir_offline", b"log_dir_offline", "node_id", b"node_id", "port", b"port", "rack", b"rack", "registered_version", b"registered_version", "roles", b"roles", "served_epoch", b"served_epoch", "session_timeout_ms", b"session_timeout_ms", "shutting_down", b"shutting_down", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1145,6 +1407,9 @@ class PartitionRecord(_message.Message):
     RECOVERING_FIELD_NUMBER: _builtins.int
     RECOVERED_LOGS_FIELD_NUMBER: _builtins.int
     DAMAGED_REPLICA_IDS_FIELD_NUMBER: _builtins.int
+    ADDING_REPLICA_IDS_FIELD_NUMBER: _builtins.int
+    TARGET_REPLICA_IDS_FIELD_NUMBER: _builtins.int
+    TARGET_MIN_ISR_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Number."""
     leader_id: _builtins.int
@@ -1161,6 +1426,8 @@ class PartitionRecord(_message.Message):
     """Node epochs up to this one may have served in flush mode "page_cache"."""
     recovering: _builtins.bool
     """True while led by a replica that may miss records."""
+    target_min_isr: _builtins.int
+    """Least in-sync replicas after the reassignment."""
     @_builtins.property
     def replica_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Node ids of the replicas."""
@@ -1185,6 +1452,14 @@ class PartitionRecord(_message.Message):
     def damaged_replica_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Node ids whose logs are damaged; they lead only by an operator's order."""
 
+    @_builtins.property
+    def adding_replica_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Node ids that a reassignment adds; they stand behind the others in `replica_ids`."""
+
+    @_builtins.property
+    def target_replica_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Node ids after the reassignment. Empty: there is none."""
+
     def __init__(
         self,
         *,
@@ -1202,10 +1477,13 @@ class PartitionRecord(_message.Message):
         recovering: _builtins.bool = ...,
         recovered_logs: _abc.Iterable[Global___RecoveredLogRecord] | None = ...,
         damaged_replica_ids: _abc.Iterable[_builtins.int] | None = ...,
+        adding_replica_ids: _abc.Iterable[_builtins.int] | None = ...,
+        target_replica_ids: _abc.Iterable[_builtins.int] | None = ...,
+        target_min_isr: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["damaged_replica_ids", b"damaged_replica_ids", "eligible_leader_replica_ids", b"eligible_leader_replica_ids", "fsync_after_node_epoch", b"fsync_after_node_epoch", "in_sync_replica_ids", b"in_sync_replica_ids", "last_known_eligible_leader_ids", b"last_known_eligible_leader_ids", "leader_epoch", b"leader_epoch", "leader_id", b"leader_id", "min_isr", b"min_isr", "number", b"number", "page_cache", b"page_cache", "partition_epoch", b"partition_epoch", "recovered_logs", b"recovered_logs", "recovering", b"recovering", "replica_ids", b"replica_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adding_replica_ids", b"adding_replica_ids", "damaged_replica_ids", b"damaged_replica_ids", "eligible_leader_replica_ids", b"eligible_leader_replica_ids", "fsync_after_node_epoch", b"fsync_after_node_epoch", "in_sync_replica_ids", b"in_sync_replica_ids", "last_known_eligible_leader_ids", b"last_known_eligible_leader_ids", "leader_epoch", b"leader_epoch", "leader_id", b"leader_id", "min_isr", b"min_isr", "number", b"number", "page_cache", b"page_cache", "partition_epoch", b"partition_epoch", "recovered_logs", b"recovered_logs", "recovering", b"recovering", "replica_ids", b"replica_ids", "target_min_isr", b"target_min_isr", "target_replica_ids", b"target_replica_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -144,6 +144,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No node is registered under this id; definite."""
     ERROR_REASON_NODE_IN_USE: _ErrorReason.ValueType  # 59
     """The node is in its session, has replicas or owns shards; definite."""
+    ERROR_REASON_ELECTION_NOT_NEEDED: _ErrorReason.ValueType  # 60
+    """The partition is led as the election wants it, or by a replica that holds everything; definite."""
+    ERROR_REASON_ELIGIBLE_LEADERS_NOT_AVAILABLE: _ErrorReason.ValueType  # 61
+    """No replica that may be elected is available; definite, retriable."""
+    ERROR_REASON_NO_REASSIGNMENT_IN_PROGRESS: _ErrorReason.ValueType  # 62
+    """The partition is not being reassigned; definite."""
+    ERROR_REASON_INVALID_REPLICA_ASSIGNMENT: _ErrorReason.ValueType  # 63
+    """The replicas are none, repeated, unknown or leaving the cluster; definite."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The whole table of errors. A failed call carries the name without its prefix as `google.rpc.ErrorInfo.reason` (domain
@@ -274,4 +282,12 @@ ERROR_REASON_UNKNOWN_NODE: ErrorReason.ValueType  # 58
 """No node is registered under this id; definite."""
 ERROR_REASON_NODE_IN_USE: ErrorReason.ValueType  # 59
 """The node is in its session, has replicas or owns shards; definite."""
+ERROR_REASON_ELECTION_NOT_NEEDED: ErrorReason.ValueType  # 60
+"""The partition is led as the election wants it, or by a replica that holds everything; definite."""
+ERROR_REASON_ELIGIBLE_LEADERS_NOT_AVAILABLE: ErrorReason.ValueType  # 61
+"""No replica that may be elected is available; definite, retriable."""
+ERROR_REASON_NO_REASSIGNMENT_IN_PROGRESS: ErrorReason.ValueType  # 62
+"""The partition is not being reassigned; definite."""
+ERROR_REASON_INVALID_REPLICA_ASSIGNMENT: ErrorReason.ValueType  # 63
+"""The replicas are none, repeated, unknown or leaving the cluster; definite."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from millstream.v1 import errors_pb2 as _errors_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -74,6 +75,30 @@ CONFIG_SOURCE_CLUSTER: ConfigSource.ValueType  # 2
 CONFIG_SOURCE_DEFAULT: ConfigSource.ValueType  # 3
 """Built in."""
 Global___ConfigSource: _TypeAlias = ConfigSource  # noqa: Y015
+
+class _ElectionKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ElectionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ElectionKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ELECTION_KIND_UNSPECIFIED: _ElectionKind.ValueType  # 0
+    """Refused."""
+    ELECTION_KIND_PREFERRED: _ElectionKind.ValueType  # 1
+    """The first replica, if it is in sync."""
+    ELECTION_KIND_UNCLEAN: _ElectionKind.ValueType  # 2
+    """Any replica of a partition that has no leader, although acknowledged records may be lost."""
+
+class ElectionKind(_ElectionKind, metaclass=_ElectionKindEnumTypeWrapper):
+    """Which leader an election wants."""
+
+ELECTION_KIND_UNSPECIFIED: ElectionKind.ValueType  # 0
+"""Refused."""
+ELECTION_KIND_PREFERRED: ElectionKind.ValueType  # 1
+"""The first replica, if it is in sync."""
+ELECTION_KIND_UNCLEAN: ElectionKind.ValueType  # 2
+"""Any replica of a partition that has no leader, although acknowledged records may be lost."""
+Global___ElectionKind: _TypeAlias = ElectionKind  # noqa: Y015
 
 @_typing.final
 class RequestId(_message.Message):
@@ -143,6 +168,8 @@ class Node(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     FENCED_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    SHUTTING_DOWN_FIELD_NUMBER: _builtins.int
+    DECOMMISSIONING_FIELD_NUMBER: _builtins.int
     node_id: _builtins.int
     """Id, unique in the cluster."""
     host: _builtins.str
@@ -157,6 +184,10 @@ class Node(_message.Message):
     """True when the session is over: the node leads nothing."""
     version: _builtins.str
     """Version of the software."""
+    shutting_down: _builtins.bool
+    """True while the node wants to stop or was drained: it leads nothing."""
+    decommissioning: _builtins.bool
+    """True once the broker is to lose all its replicas."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___NodeRole.ValueType]:
         """What the process does."""
@@ -172,14 +203,50 @@ class Node(_message.Message):
         epoch: _builtins.int = ...,
         fenced: _builtins.bool = ...,
         version: _builtins.str = ...,
+        shutting_down: _builtins.bool = ...,
+        decommissioning: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "fenced", b"fenced", "host", b"host", "node_id", b"node_id", "port", b"port", "rack", b"rack", "roles", b"roles", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decommissioning", b"decommissioning", "epoch", b"epoch", "fenced", b"fenced", "host", b"host", "node_id", b"node_id", "port", b"port", "rack", b"rack", "roles", b"roles", "shutting_down", b"shutting_down", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Node: _TypeAlias = Node  # noqa: Y015
+
+@_typing.final
+class BrokerLoad(_message.Message):
+    """What a broker holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    LEADER_COUNT_FIELD_NUMBER: _builtins.int
+    REPLICA_COUNT_FIELD_NUMBER: _builtins.int
+    OUT_OF_SYNC_COUNT_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.int
+    """Node id."""
+    leader_count: _builtins.int
+    """Partitions that it leads."""
+    replica_count: _builtins.int
+    """Partitions of which it has a replica."""
+    out_of_sync_count: _builtins.int
+    """Replicas that are not in sync."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.int = ...,
+        leader_count: _builtins.int = ...,
+        replica_count: _builtins.int = ...,
+        out_of_sync_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader_count", b"leader_count", "node_id", b"node_id", "out_of_sync_count", b"out_of_sync_count", "replica_count", b"replica_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BrokerLoad: _TypeAlias = BrokerLoad  # noqa: Y015
 
 @_typing.final
 class Partition(_message.Message):
@@ -194,6 +261,14 @@ class Partition(_message.Message):
     REPLICA_IDS_FIELD_NUMBER: _builtins.int
     IN_SYNC_REPLICA_IDS_FIELD_NUMBER: _builtins.int
     ELIGIBLE_LEADER_REPLICA_IDS_FIELD_NUMBER: _builtins.int
+    MIN_IN_SYNC_REPLICAS_FIELD_NUMBER: _builtins.int
+    UNDER_REPLICATED_FIELD_NUMBER: _builtins.int
+    UNDER_MIN_IN_SYNC_REPLICAS_FIELD_NUMBER: _builtins.int
+    LAST_KNOWN_ELIGIBLE_LEADER_IDS_FIELD_NUMBER: _builtins.int
+    RECOVERING_FIELD_NUMBER: _builtins.int
+    DAMAGED_REPLICA_IDS_FIELD_NUMBER: _builtins.int
+    ADDING_REPLICA_IDS_FIELD_NUMBER: _builtins.int
+    REMOVING_REPLICA_IDS_FIELD_NUMBER: _builtins.int
     partition: _builtins.int
     """Number, from 0."""
     leader_id: _builtins.int
@@ -202,6 +277,14 @@ class Partition(_message.Message):
     """Counts the changes of leader."""
     partition_epoch: _builtins.int
     """Counts all changes of the partition."""
+    min_in_sync_replicas: _builtins.int
+    """In-sync replicas without which acks=all is refused. Left out of watches, as everything below."""
+    under_replicated: _builtins.bool
+    """True while a replica is not in sync; those that a reassignment adds do not count."""
+    under_min_in_sync_replicas: _builtins.bool
+    """True while acks=all is refused."""
+    recovering: _builtins.bool
+    """True after an election that may have lost records, until its leader leads."""
     @_builtins.property
     def replica_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Node ids that hold the partition; the first is the preferred leader."""
@@ -214,6 +297,22 @@ class Partition(_message.Message):
     def eligible_leader_replica_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Node ids that may be elected although not in sync. Left out of watches."""
 
+    @_builtins.property
+    def last_known_eligible_leader_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Node ids of which one is elected once all told how far their logs reach: all replicas stopped without warning."""
+
+    @_builtins.property
+    def damaged_replica_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Node ids whose logs are damaged."""
+
+    @_builtins.property
+    def adding_replica_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Node ids that a reassignment adds."""
+
+    @_builtins.property
+    def removing_replica_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Node ids that leave when the reassignment is finished."""
+
     def __init__(
         self,
         *,
@@ -224,10 +323,18 @@ class Partition(_message.Message):
         replica_ids: _abc.Iterable[_builtins.int] | None = ...,
         in_sync_replica_ids: _abc.Iterable[_builtins.int] | None = ...,
         eligible_leader_replica_ids: _abc.Iterable[_builtins.int] | None = ...,
+        min_in_sync_replicas: _builtins.int = ...,
+        under_replicated: _builtins.bool = ...,
+        under_min_in_sync_replicas: _builtins.bool = ...,
+        last_known_eligible_leader_ids: _abc.Iterable[_builtins.int] | None = ...,
+        recovering: _builtins.bool = ...,
+        damaged_replica_ids: _abc.Iterable[_builtins.int] | None = ...,
+        adding_replica_ids: _abc.Iterable[_builtins.int] | None = ...,
+        removing_replica_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_leader_id", b"_leader_id", "leader_id", b"leader_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_leader_id", b"_leader_id", "eligible_leader_replica_ids", b"eligible_leader_replica_ids", "in_sync_replica_ids", b"in_sync_replica_ids", "leader_epoch", b"leader_epoch", "leader_id", b"leader_id", "partition", b"partition", "partition_epoch", b"partition_epoch", "replica_ids", b"replica_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_leader_id", b"_leader_id", "adding_replica_ids", b"adding_replica_ids", "damaged_replica_ids", b"damaged_replica_ids", "eligible_leader_replica_ids", b"eligible_leader_replica_ids", "in_sync_replica_ids", b"in_sync_replica_ids", "last_known_eligible_leader_ids", b"last_known_eligible_leader_ids", "leader_epoch", b"leader_epoch", "leader_id", b"leader_id", "min_in_sync_replicas", b"min_in_sync_replicas", "partition", b"partition", "partition_epoch", b"partition_epoch", "recovering", b"recovering", "removing_replica_ids", b"removing_replica_ids", "replica_ids", b"replica_ids", "under_min_in_sync_replicas", b"under_min_in_sync_replicas", "under_replicated", b"under_replicated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__leader_id: _TypeAlias = _typing.Literal["leader_id"]  # noqa: Y015
     _WhichOneofArgType__leader_id: _TypeAlias = _typing.Literal["_leader_id", b"_leader_id"]  # noqa: Y015
@@ -392,6 +499,9 @@ class DescribeClusterRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CONSISTENCY_FIELD_NUMBER: _builtins.int
+    INCLUDE_LOADS_FIELD_NUMBER: _builtins.int
+    include_loads: _builtins.bool
+    """Also count what each broker holds."""
     @_builtins.property
     def consistency(self) -> Global___ReadConsistency:
         """How fresh the answer must be."""
@@ -400,10 +510,11 @@ class DescribeClusterRequest(_message.Message):
         self,
         *,
         consistency: Global___ReadConsistency | None = ...,
+        include_loads: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "include_loads", b"include_loads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -420,6 +531,7 @@ class DescribeClusterResponse(_message.Message):
     CONTROLLER_ID_FIELD_NUMBER: _builtins.int
     CONTROLLER_EPOCH_FIELD_NUMBER: _builtins.int
     NODES_FIELD_NUMBER: _builtins.int
+    LOADS_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     """Id of the cluster."""
     version: _builtins.int
@@ -432,6 +544,10 @@ class DescribeClusterResponse(_message.Message):
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Node]:
         """All nodes."""
 
+    @_builtins.property
+    def loads(self) -> _containers.RepeatedCompositeFieldContainer[Global___BrokerLoad]:
+        """What each broker holds, by node id; only if asked for."""
+
     def __init__(
         self,
         *,
@@ -440,10 +556,11 @@ class DescribeClusterResponse(_message.Message):
         controller_id: _builtins.int | None = ...,
         controller_epoch: _builtins.int = ...,
         nodes: _abc.Iterable[Global___Node] | None = ...,
+        loads: _abc.Iterable[Global___BrokerLoad] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_controller_id", b"_controller_id", "controller_id", b"controller_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_controller_id", b"_controller_id", "cluster_id", b"cluster_id", "controller_epoch", b"controller_epoch", "controller_id", b"controller_id", "nodes", b"nodes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_controller_id", b"_controller_id", "cluster_id", b"cluster_id", "controller_epoch", b"controller_epoch", "controller_id", b"controller_id", "loads", b"loads", "nodes", b"nodes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__controller_id: _TypeAlias = _typing.Literal["controller_id"]  # noqa: Y015
     _WhichOneofArgType__controller_id: _TypeAlias = _typing.Literal["_controller_id", b"_controller_id"]  # noqa: Y015
@@ -1267,3 +1384,531 @@ class UnregisterNodeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UnregisterNodeResponse: _TypeAlias = UnregisterNodeResponse  # noqa: Y015
+
+@_typing.final
+class ElectLeadersRequest(_message.Message):
+    """Which leaders to elect."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PARTITIONS_FIELD_NUMBER: _builtins.int
+    kind: Global___ElectionKind.ValueType
+    """What is wanted."""
+    @_builtins.property
+    def request_id(self) -> Global___RequestId:
+        """Identifies the request across retries."""
+
+    @_builtins.property
+    def partitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ElectionTarget]:
+        """The partitions. Empty: all that need it."""
+
+    def __init__(
+        self,
+        *,
+        request_id: Global___RequestId | None = ...,
+        kind: Global___ElectionKind.ValueType = ...,
+        partitions: _abc.Iterable[Global___ElectionTarget] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "partitions", b"partitions", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ElectLeadersRequest: _TypeAlias = ElectLeadersRequest  # noqa: Y015
+
+@_typing.final
+class ElectionTarget(_message.Message):
+    """A partition to elect a leader for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    topic_id: _builtins.bytes
+    """Id of the topic, 16 bytes."""
+    partition: _builtins.int
+    """Number of the partition."""
+    replica_id: _builtins.int
+    """Node id of the replica to elect, of unclean elections only. Needed for a replica with a damaged log, which then cuts the log
+    where the damage begins. Unset: the replica with the longest log, as far as that is known.
+    """
+    def __init__(
+        self,
+        *,
+        topic_id: _builtins.bytes = ...,
+        partition: _builtins.int = ...,
+        replica_id: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_replica_id", b"_replica_id", "replica_id", b"replica_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_replica_id", b"_replica_id", "partition", b"partition", "replica_id", b"replica_id", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__replica_id: _TypeAlias = _typing.Literal["replica_id"]  # noqa: Y015
+    _WhichOneofArgType__replica_id: _TypeAlias = _typing.Literal["_replica_id", b"_replica_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replica_id) -> _WhichOneofReturnType__replica_id | None: ...
+
+Global___ElectionTarget: _TypeAlias = ElectionTarget  # noqa: Y015
+
+@_typing.final
+class ElectLeadersResponse(_message.Message):
+    """What became of the elections."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    REMAINING_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Version of the metadata."""
+    remaining: _builtins.int
+    """Partitions beyond those of the answer that need the election: call again."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ElectionResult]:
+        """One for each partition named; if none was named, one for each that was changed."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___ElectionResult] | None = ...,
+        version: _builtins.int = ...,
+        remaining: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["remaining", b"remaining", "results", b"results", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ElectLeadersResponse: _TypeAlias = ElectLeadersResponse  # noqa: Y015
+
+@_typing.final
+class ElectionResult(_message.Message):
+    """What became of one election."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    LEADER_ID_FIELD_NUMBER: _builtins.int
+    topic_id: _builtins.bytes
+    """Id of the topic."""
+    partition: _builtins.int
+    """Number of the partition."""
+    error: _errors_pb2.ErrorReason.ValueType
+    """Why not. Unset: the leader was elected."""
+    message: _builtins.str
+    """Says the error in words."""
+    leader_id: _builtins.int
+    """Node id of the leader. Unset: none."""
+    def __init__(
+        self,
+        *,
+        topic_id: _builtins.bytes = ...,
+        partition: _builtins.int = ...,
+        error: _errors_pb2.ErrorReason.ValueType = ...,
+        message: _builtins.str = ...,
+        leader_id: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_leader_id", b"_leader_id", "leader_id", b"leader_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_leader_id", b"_leader_id", "error", b"error", "leader_id", b"leader_id", "message", b"message", "partition", b"partition", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__leader_id: _TypeAlias = _typing.Literal["leader_id"]  # noqa: Y015
+    _WhichOneofArgType__leader_id: _TypeAlias = _typing.Literal["_leader_id", b"_leader_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__leader_id) -> _WhichOneofReturnType__leader_id | None: ...
+
+Global___ElectionResult: _TypeAlias = ElectionResult  # noqa: Y015
+
+@_typing.final
+class AlterPartitionReassignmentsRequest(_message.Message):
+    """Which partitions to move."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PARTITIONS_FIELD_NUMBER: _builtins.int
+    THROTTLE_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    throttle_bytes_per_s: _builtins.int
+    """Bytes per second that each leader copies to replicas that are being added, in all reassignments. Zero: no limit. Unset: as it
+    is.
+    """
+    validate_only: _builtins.bool
+    """Check everything, change nothing; the results show the replicas that would be."""
+    @_builtins.property
+    def request_id(self) -> Global___RequestId:
+        """Identifies the request across retries."""
+
+    @_builtins.property
+    def partitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartitionReassignment]:
+        """The partitions."""
+
+    def __init__(
+        self,
+        *,
+        request_id: Global___RequestId | None = ...,
+        partitions: _abc.Iterable[Global___PartitionReassignment] | None = ...,
+        throttle_bytes_per_s: _builtins.int | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_throttle_bytes_per_s", b"_throttle_bytes_per_s", "request_id", b"request_id", "throttle_bytes_per_s", b"throttle_bytes_per_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_throttle_bytes_per_s", b"_throttle_bytes_per_s", "partitions", b"partitions", "request_id", b"request_id", "throttle_bytes_per_s", b"throttle_bytes_per_s", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__throttle_bytes_per_s: _TypeAlias = _typing.Literal["throttle_bytes_per_s"]  # noqa: Y015
+    _WhichOneofArgType__throttle_bytes_per_s: _TypeAlias = _typing.Literal["_throttle_bytes_per_s", b"_throttle_bytes_per_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__throttle_bytes_per_s) -> _WhichOneofReturnType__throttle_bytes_per_s | None: ...
+
+Global___AlterPartitionReassignmentsRequest: _TypeAlias = AlterPartitionReassignmentsRequest  # noqa: Y015
+
+@_typing.final
+class PartitionReassignment(_message.Message):
+    """Where one partition is to go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    REPLICA_IDS_FIELD_NUMBER: _builtins.int
+    REPLICATION_FACTOR_FIELD_NUMBER: _builtins.int
+    topic_id: _builtins.bytes
+    """Id of the topic, 16 bytes."""
+    partition: _builtins.int
+    """Number of the partition."""
+    replication_factor: _builtins.int
+    """Without `replica_ids`: this many replicas, chosen by load and rack; those that are there stay first. Zero: stop the
+    reassignment, and keep the replicas from before.
+    """
+    @_builtins.property
+    def replica_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Node ids, the preferred leader first. Empty: see `replication_factor`."""
+
+    def __init__(
+        self,
+        *,
+        topic_id: _builtins.bytes = ...,
+        partition: _builtins.int = ...,
+        replica_ids: _abc.Iterable[_builtins.int] | None = ...,
+        replication_factor: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partition", b"partition", "replica_ids", b"replica_ids", "replication_factor", b"replication_factor", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PartitionReassignment: _TypeAlias = PartitionReassignment  # noqa: Y015
+
+@_typing.final
+class AlterPartitionReassignmentsResponse(_message.Message):
+    """What became of the partitions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Version of the metadata."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartitionReassignmentResult]:
+        """One for each partition, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___PartitionReassignmentResult] | None = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AlterPartitionReassignmentsResponse: _TypeAlias = AlterPartitionReassignmentsResponse  # noqa: Y015
+
+@_typing.final
+class PartitionReassignmentResult(_message.Message):
+    """What became of one partition."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    REPLICA_IDS_FIELD_NUMBER: _builtins.int
+    topic_id: _builtins.bytes
+    """Id of the topic."""
+    partition: _builtins.int
+    """Number of the partition."""
+    error: _errors_pb2.ErrorReason.ValueType
+    """Why not. Unset: done."""
+    message: _builtins.str
+    """Says the error in words."""
+    @_builtins.property
+    def replica_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Node ids in the end."""
+
+    def __init__(
+        self,
+        *,
+        topic_id: _builtins.bytes = ...,
+        partition: _builtins.int = ...,
+        error: _errors_pb2.ErrorReason.ValueType = ...,
+        message: _builtins.str = ...,
+        replica_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "message", b"message", "partition", b"partition", "replica_ids", b"replica_ids", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PartitionReassignmentResult: _TypeAlias = PartitionReassignmentResult  # noqa: Y015
+
+@_typing.final
+class ListPartitionReassignmentsRequest(_message.Message):
+    """Asks for reassignments."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_IDS_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most partitions to answer. Zero: 1000."""
+    page_token: _builtins.str
+    """From the previous answer. Empty: the first page."""
+    @_builtins.property
+    def topic_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Ids of the topics wanted. Empty: all."""
+
+    @_builtins.property
+    def consistency(self) -> Global___ReadConsistency:
+        """How fresh the answer must be."""
+
+    def __init__(
+        self,
+        *,
+        topic_ids: _abc.Iterable[_builtins.bytes] | None = ...,
+        consistency: Global___ReadConsistency | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "page_size", b"page_size", "page_token", b"page_token", "topic_ids", b"topic_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPartitionReassignmentsRequest: _TypeAlias = ListPartitionReassignmentsRequest  # noqa: Y015
+
+@_typing.final
+class ListPartitionReassignmentsResponse(_message.Message):
+    """A page of reassignments."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASSIGNMENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    THROTTLE_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    TOTAL_COUNT_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Asks for the next page. Empty: there is none."""
+    version: _builtins.int
+    """Version of the metadata."""
+    throttle_bytes_per_s: _builtins.int
+    """Bytes per second that each leader copies to replicas that are being added. Zero: no limit."""
+    total_count: _builtins.int
+    """Partitions that are being moved, in all."""
+    @_builtins.property
+    def reassignments(self) -> _containers.RepeatedCompositeFieldContainer[Global___OngoingReassignment]:
+        """The partitions that are being moved, by topic name and number."""
+
+    def __init__(
+        self,
+        *,
+        reassignments: _abc.Iterable[Global___OngoingReassignment] | None = ...,
+        next_page_token: _builtins.str = ...,
+        version: _builtins.int = ...,
+        throttle_bytes_per_s: _builtins.int = ...,
+        total_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "reassignments", b"reassignments", "throttle_bytes_per_s", b"throttle_bytes_per_s", "total_count", b"total_count", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPartitionReassignmentsResponse: _TypeAlias = ListPartitionReassignmentsResponse  # noqa: Y015
+
+@_typing.final
+class OngoingReassignment(_message.Message):
+    """A partition that is being moved. It is finished when all of `target_replica_ids` are in sync."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_FIELD_NUMBER: _builtins.int
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    TARGET_REPLICA_IDS_FIELD_NUMBER: _builtins.int
+    ADDING_REPLICA_IDS_FIELD_NUMBER: _builtins.int
+    REMOVING_REPLICA_IDS_FIELD_NUMBER: _builtins.int
+    IN_SYNC_REPLICA_IDS_FIELD_NUMBER: _builtins.int
+    topic: _builtins.str
+    """Name of the topic."""
+    topic_id: _builtins.bytes
+    """Id of the topic."""
+    partition: _builtins.int
+    """Number of the partition."""
+    @_builtins.property
+    def target_replica_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Node ids in the end."""
+
+    @_builtins.property
+    def adding_replica_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Node ids that are added."""
+
+    @_builtins.property
+    def removing_replica_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Node ids that leave in the end."""
+
+    @_builtins.property
+    def in_sync_replica_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Node ids of the in-sync replicas."""
+
+    def __init__(
+        self,
+        *,
+        topic: _builtins.str = ...,
+        topic_id: _builtins.bytes = ...,
+        partition: _builtins.int = ...,
+        target_replica_ids: _abc.Iterable[_builtins.int] | None = ...,
+        adding_replica_ids: _abc.Iterable[_builtins.int] | None = ...,
+        removing_replica_ids: _abc.Iterable[_builtins.int] | None = ...,
+        in_sync_replica_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adding_replica_ids", b"adding_replica_ids", "in_sync_replica_ids", b"in_sync_replica_ids", "partition", b"partition", "removing_replica_ids", b"removing_replica_ids", "target_replica_ids", b"target_replica_ids", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OngoingReassignment: _TypeAlias = OngoingReassignment  # noqa: Y015
+
+@_typing.final
+class DecommissionBrokerRequest(_message.Message):
+    """Which broker to take out of the cluster."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    CANCEL_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.int
+    """Id of the node."""
+    cancel: _builtins.bool
+    """Stop it: the broker may have new replicas again; reassignments that were begun go on."""
+    @_builtins.property
+    def request_id(self) -> Global___RequestId:
+        """Identifies the request across retries."""
+
+    def __init__(
+        self,
+        *,
+        request_id: Global___RequestId | None = ...,
+        node_id: _builtins.int = ...,
+        cancel: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "node_id", b"node_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecommissionBrokerRequest: _TypeAlias = DecommissionBrokerRequest  # noqa: Y015
+
+@_typing.final
+class DecommissionBrokerResponse(_message.Message):
+    """The broker is being decommissioned."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    REPLICA_COUNT_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Version of the metadata."""
+    replica_count: _builtins.int
+    """Replicas that the broker had at that moment; `DescribeCluster` tells how many are left."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        replica_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replica_count", b"replica_count", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecommissionBrokerResponse: _TypeAlias = DecommissionBrokerResponse  # noqa: Y015
+
+@_typing.final
+class DrainBrokerRequest(_message.Message):
+    """Which node to drain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.int
+    """Id of the node."""
+    @_builtins.property
+    def request_id(self) -> Global___RequestId:
+        """Identifies the request across retries."""
+
+    def __init__(
+        self,
+        *,
+        request_id: Global___RequestId | None = ...,
+        node_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainBrokerRequest: _TypeAlias = DrainBrokerRequest  # noqa: Y015
+
+@_typing.final
+class DrainBrokerResponse(_message.Message):
+    """The node leads nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Version of the metadata."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainBrokerResponse: _TypeAlias = DrainBrokerResponse  # noqa: Y015

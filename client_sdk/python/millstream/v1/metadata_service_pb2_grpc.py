@@ -109,6 +109,31 @@ class MetadataServiceStub(object):
                 request_serializer=millstream_dot_v1_dot_metadata__service__pb2.UnregisterNodeRequest.SerializeToString,
                 response_deserializer=millstream_dot_v1_dot_metadata__service__pb2.UnregisterNodeResponse.FromString,
                 _registered_method=True)
+        self.ElectLeaders = channel.unary_unary(
+                '/millstream.v1.MetadataService/ElectLeaders',
+                request_serializer=millstream_dot_v1_dot_metadata__service__pb2.ElectLeadersRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_metadata__service__pb2.ElectLeadersResponse.FromString,
+                _registered_method=True)
+        self.AlterPartitionReassignments = channel.unary_unary(
+                '/millstream.v1.MetadataService/AlterPartitionReassignments',
+                request_serializer=millstream_dot_v1_dot_metadata__service__pb2.AlterPartitionReassignmentsRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_metadata__service__pb2.AlterPartitionReassignmentsResponse.FromString,
+                _registered_method=True)
+        self.ListPartitionReassignments = channel.unary_unary(
+                '/millstream.v1.MetadataService/ListPartitionReassignments',
+                request_serializer=millstream_dot_v1_dot_metadata__service__pb2.ListPartitionReassignmentsRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_metadata__service__pb2.ListPartitionReassignmentsResponse.FromString,
+                _registered_method=True)
+        self.DecommissionBroker = channel.unary_unary(
+                '/millstream.v1.MetadataService/DecommissionBroker',
+                request_serializer=millstream_dot_v1_dot_metadata__service__pb2.DecommissionBrokerRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_metadata__service__pb2.DecommissionBrokerResponse.FromString,
+                _registered_method=True)
+        self.DrainBroker = channel.unary_unary(
+                '/millstream.v1.MetadataService/DrainBroker',
+                request_serializer=millstream_dot_v1_dot_metadata__service__pb2.DrainBrokerRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_metadata__service__pb2.DrainBrokerResponse.FromString,
+                _registered_method=True)
 
 
 class MetadataServiceServicer(object):
@@ -219,6 +244,43 @@ class MetadataServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ElectLeaders(self, request, context):
+        """Elects leaders: the preferred replicas where they are in sync, or, as an order that may lose records, replicas that are not.
+        Answers by partition; at most 1000 partitions are changed by one call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AlterPartitionReassignments(self, request, context):
+        """Moves partitions to other replicas, or stops moving them. Answers by partition; at most 1000 are taken.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPartitionReassignments(self, request, context):
+        """Lists the partitions that are being moved, and how far they are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DecommissionBroker(self, request, context):
+        """Takes a broker out of the cluster: it gets no new replicas, and the controller moves all that it has to others, a batch at a
+        time. Fails with UNKNOWN_NODE, and with INVALID_REPLICATION_FACTOR if the brokers left are too few.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainBroker(self, request, context):
+        """Moves all leaders and shards away from a node, which leads nothing until it is started again. Fails with UNKNOWN_NODE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MetadataServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -291,6 +353,31 @@ def add_MetadataServiceServicer_to_server(servicer, server):
                     servicer.UnregisterNode,
                     request_deserializer=millstream_dot_v1_dot_metadata__service__pb2.UnregisterNodeRequest.FromString,
                     response_serializer=millstream_dot_v1_dot_metadata__service__pb2.UnregisterNodeResponse.SerializeToString,
+            ),
+            'ElectLeaders': grpc.unary_unary_rpc_method_handler(
+                    servicer.ElectLeaders,
+                    request_deserializer=millstream_dot_v1_dot_metadata__service__pb2.ElectLeadersRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_metadata__service__pb2.ElectLeadersResponse.SerializeToString,
+            ),
+            'AlterPartitionReassignments': grpc.unary_unary_rpc_method_handler(
+                    servicer.AlterPartitionReassignments,
+                    request_deserializer=millstream_dot_v1_dot_metadata__service__pb2.AlterPartitionReassignmentsRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_metadata__service__pb2.AlterPartitionReassignmentsResponse.SerializeToString,
+            ),
+            'ListPartitionReassignments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPartitionReassignments,
+                    request_deserializer=millstream_dot_v1_dot_metadata__service__pb2.ListPartitionReassignmentsRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_metadata__service__pb2.ListPartitionReassignmentsResponse.SerializeToString,
+            ),
+            'DecommissionBroker': grpc.unary_unary_rpc_method_handler(
+                    servicer.DecommissionBroker,
+                    request_deserializer=millstream_dot_v1_dot_metadata__service__pb2.DecommissionBrokerRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_metadata__service__pb2.DecommissionBrokerResponse.SerializeToString,
+            ),
+            'DrainBroker': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainBroker,
+                    request_deserializer=millstream_dot_v1_dot_metadata__service__pb2.DrainBrokerRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_metadata__service__pb2.DrainBrokerResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -676,6 +763,141 @@ class MetadataService(object):
             '/millstream.v1.MetadataService/UnregisterNode',
             millstream_dot_v1_dot_metadata__service__pb2.UnregisterNodeRequest.SerializeToString,
             millstream_dot_v1_dot_metadata__service__pb2.UnregisterNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ElectLeaders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.MetadataService/ElectLeaders',
+            millstream_dot_v1_dot_metadata__service__pb2.ElectLeadersRequest.SerializeToString,
+            millstream_dot_v1_dot_metadata__service__pb2.ElectLeadersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AlterPartitionReassignments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.MetadataService/AlterPartitionReassignments',
+            millstream_dot_v1_dot_metadata__service__pb2.AlterPartitionReassignmentsRequest.SerializeToString,
+            millstream_dot_v1_dot_metadata__service__pb2.AlterPartitionReassignmentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPartitionReassignments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.MetadataService/ListPartitionReassignments',
+            millstream_dot_v1_dot_metadata__service__pb2.ListPartitionReassignmentsRequest.SerializeToString,
+            millstream_dot_v1_dot_metadata__service__pb2.ListPartitionReassignmentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DecommissionBroker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.MetadataService/DecommissionBroker',
+            millstream_dot_v1_dot_metadata__service__pb2.DecommissionBrokerRequest.SerializeToString,
+            millstream_dot_v1_dot_metadata__service__pb2.DecommissionBrokerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainBroker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.MetadataService/DrainBroker',
+            millstream_dot_v1_dot_metadata__service__pb2.DrainBrokerRequest.SerializeToString,
+            millstream_dot_v1_dot_metadata__service__pb2.DrainBrokerResponse.FromString,
             options,
             channel_credentials,
             insecure,

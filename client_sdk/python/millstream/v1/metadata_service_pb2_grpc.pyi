@@ -70,6 +70,20 @@ class MetadataServiceStub:
     """Forgets the registration of a broker or coordinator that will not come back. Fails with UNKNOWN_NODE, and with NODE_IN_USE
     while the node is in its session, has replicas or owns shards.
     """
+    ElectLeaders: _grpc.UnaryUnaryMultiCallable[_metadata_service_pb2.ElectLeadersRequest, _metadata_service_pb2.ElectLeadersResponse]
+    """Elects leaders: the preferred replicas where they are in sync, or, as an order that may lose records, replicas that are not.
+    Answers by partition; at most 1000 partitions are changed by one call.
+    """
+    AlterPartitionReassignments: _grpc.UnaryUnaryMultiCallable[_metadata_service_pb2.AlterPartitionReassignmentsRequest, _metadata_service_pb2.AlterPartitionReassignmentsResponse]
+    """Moves partitions to other replicas, or stops moving them. Answers by partition; at most 1000 are taken."""
+    ListPartitionReassignments: _grpc.UnaryUnaryMultiCallable[_metadata_service_pb2.ListPartitionReassignmentsRequest, _metadata_service_pb2.ListPartitionReassignmentsResponse]
+    """Lists the partitions that are being moved, and how far they are."""
+    DecommissionBroker: _grpc.UnaryUnaryMultiCallable[_metadata_service_pb2.DecommissionBrokerRequest, _metadata_service_pb2.DecommissionBrokerResponse]
+    """Takes a broker out of the cluster: it gets no new replicas, and the controller moves all that it has to others, a batch at a
+    time. Fails with UNKNOWN_NODE, and with INVALID_REPLICATION_FACTOR if the brokers left are too few.
+    """
+    DrainBroker: _grpc.UnaryUnaryMultiCallable[_metadata_service_pb2.DrainBrokerRequest, _metadata_service_pb2.DrainBrokerResponse]
+    """Moves all leaders and shards away from a node, which leads nothing until it is started again. Fails with UNKNOWN_NODE."""
 
 @_typing.type_check_only
 class MetadataServiceAsyncStub(MetadataServiceStub):
@@ -113,6 +127,20 @@ class MetadataServiceAsyncStub(MetadataServiceStub):
     """Forgets the registration of a broker or coordinator that will not come back. Fails with UNKNOWN_NODE, and with NODE_IN_USE
     while the node is in its session, has replicas or owns shards.
     """
+    ElectLeaders: _aio.UnaryUnaryMultiCallable[_metadata_service_pb2.ElectLeadersRequest, _metadata_service_pb2.ElectLeadersResponse]  # type: ignore[assignment]
+    """Elects leaders: the preferred replicas where they are in sync, or, as an order that may lose records, replicas that are not.
+    Answers by partition; at most 1000 partitions are changed by one call.
+    """
+    AlterPartitionReassignments: _aio.UnaryUnaryMultiCallable[_metadata_service_pb2.AlterPartitionReassignmentsRequest, _metadata_service_pb2.AlterPartitionReassignmentsResponse]  # type: ignore[assignment]
+    """Moves partitions to other replicas, or stops moving them. Answers by partition; at most 1000 are taken."""
+    ListPartitionReassignments: _aio.UnaryUnaryMultiCallable[_metadata_service_pb2.ListPartitionReassignmentsRequest, _metadata_service_pb2.ListPartitionReassignmentsResponse]  # type: ignore[assignment]
+    """Lists the partitions that are being moved, and how far they are."""
+    DecommissionBroker: _aio.UnaryUnaryMultiCallable[_metadata_service_pb2.DecommissionBrokerRequest, _metadata_service_pb2.DecommissionBrokerResponse]  # type: ignore[assignment]
+    """Takes a broker out of the cluster: it gets no new replicas, and the controller moves all that it has to others, a batch at a
+    time. Fails with UNKNOWN_NODE, and with INVALID_REPLICATION_FACTOR if the brokers left are too few.
+    """
+    DrainBroker: _aio.UnaryUnaryMultiCallable[_metadata_service_pb2.DrainBrokerRequest, _metadata_service_pb2.DrainBrokerResponse]  # type: ignore[assignment]
+    """Moves all leaders and shards away from a node, which leads nothing until it is started again. Fails with UNKNOWN_NODE."""
 
 class MetadataServiceServicer(metaclass=_abc_1.ABCMeta):
     """The cluster's metadata. Every broker answers every call: reads and watches from its own copy, writes by forwarding them,
@@ -237,5 +265,49 @@ class MetadataServiceServicer(metaclass=_abc_1.ABCMeta):
         """Forgets the registration of a broker or coordinator that will not come back. Fails with UNKNOWN_NODE, and with NODE_IN_USE
         while the node is in its session, has replicas or owns shards.
         """
+
+    @_abc_1.abstractmethod
+    def ElectLeaders(
+        self,
+        request: _metadata_service_pb2.ElectLeadersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_service_pb2.ElectLeadersResponse, _abc.Awaitable[_metadata_service_pb2.ElectLeadersResponse]]:
+        """Elects leaders: the preferred replicas where they are in sync, or, as an order that may lose records, replicas that are not.
+        Answers by partition; at most 1000 partitions are changed by one call.
+        """
+
+    @_abc_1.abstractmethod
+    def AlterPartitionReassignments(
+        self,
+        request: _metadata_service_pb2.AlterPartitionReassignmentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_service_pb2.AlterPartitionReassignmentsResponse, _abc.Awaitable[_metadata_service_pb2.AlterPartitionReassignmentsResponse]]:
+        """Moves partitions to other replicas, or stops moving them. Answers by partition; at most 1000 are taken."""
+
+    @_abc_1.abstractmethod
+    def ListPartitionReassignments(
+        self,
+        request: _metadata_service_pb2.ListPartitionReassignmentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_service_pb2.ListPartitionReassignmentsResponse, _abc.Awaitable[_metadata_service_pb2.ListPartitionReassignmentsResponse]]:
+        """Lists the partitions that are being moved, and how far they are."""
+
+    @_abc_1.abstractmethod
+    def DecommissionBroker(
+        self,
+        request: _metadata_service_pb2.DecommissionBrokerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_service_pb2.DecommissionBrokerResponse, _abc.Awaitable[_metadata_service_pb2.DecommissionBrokerResponse]]:
+        """Takes a broker out of the cluster: it gets no new replicas, and the controller moves all that it has to others, a batch at a
+        time. Fails with UNKNOWN_NODE, and with INVALID_REPLICATION_FACTOR if the brokers left are too few.
+        """
+
+    @_abc_1.abstractmethod
+    def DrainBroker(
+        self,
+        request: _metadata_service_pb2.DrainBrokerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_service_pb2.DrainBrokerResponse, _abc.Awaitable[_metadata_service_pb2.DrainBrokerResponse]]:
+        """Moves all leaders and shards away from a node, which leads nothing until it is started again. Fails with UNKNOWN_NODE."""
 
 def add_MetadataServiceServicer_to_server(servicer: MetadataServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
