@@ -137,7 +137,7 @@ class FetchStream:
             self._refuse(key, position.token, Refusal("THROTTLED", "too many positions"))
             return
         try:
-            replica = self._hosted.find(*key)
+            replica = self._hosted.find_any(*key)
             check_position(replica, position)
             cursor = Cursor(replica, position, self)
         except Refusal as refusal:

@@ -81,9 +81,14 @@ class HostedPartitions:
 
     def find(self, topic_id: bytes, partition: int) -> Replica:
         """The replica if it may serve as leader. Raises Refusal with the reason if not."""
+        replica = self.find_any(topic_id, partition)
+        replica.check_readable()
+        return replica
+
+    def find_any(self, topic_id: bytes, partition: int) -> Replica:
+        """The replica, whatever its role. Raises Refusal if it is not here."""
         replica = self.replicas.get((topic_id, partition))
         if replica is not None:
-            replica.check_readable()
             return replica
         image = self.cluster.image
         topic = image.topics.get(topic_id)

@@ -253,14 +253,11 @@ class ImageFollower:
             self._followed.leave((own.topic_id, own.number))
         if led:
             _log.info("leading no more", topic=own.topic, partition=own.number)
-        replica.lose_readers(
-            Refusal(
-                "NOT_LEADER",
-                f"node {state.leader_id} leads the partition"
-                if state.leader_id is not None
-                else "the partition has no leader at present",
-            )
-        )
+        try:
+            # Whoever read from the leader shall look for the nearest replica again.
+            (replica.check_readable if led else partial(replica.check_fetchable, None))()
+        except Refusal as refusal:
+            replica.lose_readers(refusal)
 
     def _drop(self, replica: Replica) -> None:
         """The partition is no longer here; its data stays."""

@@ -19,7 +19,7 @@ class TruncatedLog(Refusal):
 def check_position(replica: Replica, position: pb.FetchPosition) -> None:
     """Refuse a position that this replica cannot serve: the wrong epoch, a truncated log, an
     offset outside of it."""
-    replica.state.check_epoch(position.leader_epoch if position.HasField("leader_epoch") else None)
+    replica.check_fetchable(position.leader_epoch if position.HasField("leader_epoch") else None)
     if position.HasField("last_epoch"):
         truncated = replica.truncated_offset(position.last_epoch, position.offset)
         if truncated is not None:

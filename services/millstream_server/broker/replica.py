@@ -255,14 +255,27 @@ class Replica:
             raise refusal_of(self.log.failure)
         self.state.check_epoch(None)
 
+    def check_fetchable(self, leader_epoch: int | None) -> None:
+        """Refuse to be read from unless this replica leads, or copies and is in sync: then it
+        serves what it knows to be committed (KIP-392)."""
+        if self.log.failure is not None:
+            raise refusal_of(self.log.failure)
+        state = self.state
+        in_sync = state.role is Role.FOLLOWING and state.node_id in state.in_sync.committed
+        if not in_sync or leader_epoch not in (None, state.leader_epoch):
+            state.check_epoch(leader_epoch)
+
     def check_offset(self, offset: int) -> None:
-        """Refuse an offset that can never be read here (invariant 18)."""
+        """Refuse an offset that can never be read here (invariant 18). What a follower does not
+        have, its leader may have (KIP-392)."""
         if offset < self.log.start_offset:
             raise Refusal(
                 "OFFSET_OUT_OF_RANGE",
                 f"offset {offset} is below the log start {self.log.start_offset}",
             )
         if offset > self.state.end_offset:
+            if self.state.role is Role.FOLLOWING:
+                raise Refusal("OFFSET_NOT_AVAILABLE", f"offset {offset} is not copied yet")
             if self.state.high_watermark < self.state.epoch_start_offset:
                 raise Refusal(
                     "OFFSET_NOT_AVAILABLE",
@@ -274,7 +287,12 @@ class Replica:
             )
 
     def truncated_offset(self, last_epoch: int, offset: int) -> int | None:
-        """Where a reader's last epoch ends in this log, if its position lies beyond (KIP-320)."""
+        """Where a reader's last epoch ends in this log, if its position lies beyond (KIP-320).
+        Refuses where only the leader can tell."""
+        latest = self.log.epochs.latest
+        behind = last_epoch > (latest or 0) or offset > self.state.high_watermark
+        if self.state.role is Role.FOLLOWING and behind:
+            raise Refusal("OFFSET_NOT_AVAILABLE", f"epoch {last_epoch} is not copied yet")
         end = self.log.epochs.end_of(last_epoch, self.log.end_offset)
         if end is None:
             return None  # older than all epochs that are known still: retention says the rest

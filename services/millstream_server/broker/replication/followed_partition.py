@@ -353,6 +353,10 @@ class FollowedPartition:
 
         def cut(_: object, error: StorageError | None) -> None:
             if error is None:
+                if self._log.end_offset < state.high_watermark:
+                    # Other records will stand there: nobody may read on as if nothing was.
+                    lost = Refusal("OFFSET_NOT_AVAILABLE", "the log was cut after a loss")
+                    self.replica.lose_readers(lost)
                 state.cut_copy(self._log.start_offset, self._log.end_offset)
                 _log.info("log cut back", partition=str(state), end_before=before)
             if turn != self._turn:
