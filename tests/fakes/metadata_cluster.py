@@ -34,6 +34,8 @@ class FakeNode:
     server: grpc.aio.Server
     epochs: list[int] = field(default_factory=list)
     sessions_lost: int = 0
+    # What the node says of itself.
+    healthy: bool = True
 
     async def kill(self) -> None:
         """End without a word, as kill -9 does: nobody listens on the port any more."""
@@ -96,6 +98,9 @@ class MetadataCluster:
             assert fake is not None
             fake.sessions_lost += 1
 
+        def is_healthy() -> bool:
+            return fake is None or fake.healthy
+
         own = identity(node_id, port, set(roles or ("broker",)), incarnation)
         config = ClusterConfig(session_timeout_ms=self._session_timeout_ms, reconnect_ms_min=10)
         view = ClusterView(
@@ -110,6 +115,7 @@ class MetadataCluster:
                 clean_shutdown=clean_shutdown,
                 on_registered=on_registered or note_epoch,
                 on_session_lost=on_session_lost,
+                is_healthy=is_healthy,
             ),
         )
         MetadataServicer(view, config, self.bootstrap).register(server)

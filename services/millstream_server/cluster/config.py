@@ -18,6 +18,13 @@ class ClusterConfig:
     reconnect_ms_max: int = 1_000
     # Longest time to wait for a connection or for the answer to one call.
     call_timeout_ms: int = 5_000
+    # Longest time for one try of a write or a barrier. Another try costs little, as the request id
+    # makes it harmless, and a controller that is hung or cut off answers none.
+    try_timeout_ms: int = 2_000
+    # How long the followed metadata node may be silent, or behind the versions that the controller
+    # names, before this node follows another one. Shorter ones are everyday pauses. At most a
+    # third of the session counts, so that there is time for another try within it.
+    image_age_ms_max: int = 1_000
     # Longest time for a write or a barrier with all its retries, where the caller gives none.
     request_timeout_ms: int = 30_000
     # Callers that wait for a version of the image.
@@ -34,6 +41,11 @@ class ClusterConfig:
     watch_gather_ms: int = 10
     # Topic configuration of the cluster, for descriptions; as the metadata nodes have it.
     topic_configs: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def image_patience_ms(self) -> int:
+        """``image_age_ms_max`` as it counts."""
+        return min(self.image_age_ms_max, self.session_timeout_ms // 3)
 
     def validate(self) -> None:
         """Raises ValueError with the field that is wrong."""

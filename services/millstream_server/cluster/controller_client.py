@@ -1,13 +1,16 @@
 """Calls to the active controller, wherever it is.
 
-What is known of the leader is only a hint: a wrong one costs a hop. A call ends within its
-deadline, in an answer or in an error that says whether the outcome is known (invariant 39).
+What is known of the leader is only a hint: a wrong one costs a hop. An election that this node
+hears of ends every call to a former controller, which may be hung: the same request goes to the new
+one. A call ends within its deadline, in an answer or in an error that says whether the outcome is
+known (invariant 39).
 """
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 import grpc
 
@@ -19,7 +22,7 @@ from millstream_server.runtime.ports import Clock
 from millstream_server.v1 import controller_service_pb2 as pb
 from millstream_server.v1 import controller_service_pb2_grpc as pb_grpc
 
-Reply = TypeVar("Reply")
+T = TypeVar("T")
 # Nothing was changed, and another node or a later moment may do.
 _DEFINITE_RETRIABLE = frozenset({"NOT_CONTROLLER", "NODE_SHUTTING_DOWN", "VERSION_CONFLICT"})
 # The outcome is unknown; the same request may be sent again.
@@ -50,6 +53,9 @@ class ControllerClient:
         # Where the active controller was last, or was said to be.
         self._leader: str | None = None
         self._turn = 0
+        # Epoch of the newest controller that this node heard of; set and replaced when it steps.
+        self._epoch = 0
+        self._elected = asyncio.Event()
 
     def leader_address(self) -> str:
         """Where to try next."""
@@ -71,6 +77,42 @@ class ControllerClient:
     def succeeded(self, address: str) -> None:
         """The node at this address is the active controller."""
         self._leader = address
+
+    def controller_elected(self, node_id: int, epoch: int) -> None:
+        """A controller of this epoch was elected; older news is ignored."""
+        address = self._channels.address_of(node_id)
+        if epoch <= self._epoch or address is None:
+            return
+        self._epoch = epoch
+        self._leader = address
+        elected, self._elected = self._elected, asyncio.Event()
+        elected.set()
+
+    async def unless_elsewhere(self, address: str, work: Coroutine[Any, Any, T]) -> T:
+        """Do some work with the controller at this address; given up with ServiceError UNAVAILABLE
+        as soon as another one is known to be elected."""
+        task = asyncio.get_running_loop().create_task(work)
+        try:
+            while True:
+                elected = asyncio.ensure_future(self._elected.wait())
+                try:
+                    await asyncio.wait((task, elected), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    elected.cancel()
+                if task.done():
+                    return task.result()
+                if self._leader != address:
+                    raise ServiceError("UNAVAILABLE", "another controller was elected")
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    async def pause(self, milliseconds: float) -> None:
+        """Wait before another try; an election ends the wait."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(milliseconds / 1000):
+                await self._elected.wait()
 
     async def execute(
         self, request: pb.ExecuteRequest, timeout_ms: int, doubt: OutcomeDoubt | None = None
@@ -100,7 +142,7 @@ class ControllerClient:
         for address in (first, *others):
             try:
                 answer = await self._channels.stub(address).DescribeQuorum(
-                    pb.DescribeQuorumRequest(), timeout=self._config.call_timeout_ms / 1000
+                    pb.DescribeQuorumRequest(), timeout=self._config.try_timeout_ms / 1000
                 )
             except grpc.aio.AioRpcError as call_error:
                 error = error_of(call_error)
@@ -115,10 +157,10 @@ class ControllerClient:
 
     async def _retrying(
         self,
-        call: Callable[["pb_grpc.ControllerServiceAsyncStub", float], Awaitable[Reply]],
+        call: Callable[["pb_grpc.ControllerServiceAsyncStub", float], Awaitable[T]],
         timeout_ms: int,
         doubt: OutcomeDoubt | None,
-    ) -> Reply:
+    ) -> T:
         deadline_ms = self._clock.monotonic_ms() + timeout_ms
         backoff = Backoff(
             self._config.reconnect_ms_min, self._config.reconnect_ms_max, self._random
@@ -127,14 +169,18 @@ class ControllerClient:
         hops = 0
         while True:
             left_ms = deadline_ms - self._clock.monotonic_ms()
-            address = self.leader_address()
+            address, epoch = self.leader_address(), self._epoch
             try:
-                reply = await call(
-                    self._channels.stub(address),
-                    max(1, min(left_ms, self._config.call_timeout_ms)) / 1000,
+                reply = await self.unless_elsewhere(
+                    address,
+                    _answer(
+                        call,
+                        self._channels.stub(address),
+                        max(1, min(left_ms, self._config.try_timeout_ms)) / 1000,
+                    ),
                 )
-            except grpc.aio.AioRpcError as call_error:
-                error = error_of(call_error)
+            except ServiceError as failure:
+                error = failure
             else:
                 self.succeeded(address)
                 return reply
@@ -144,10 +190,21 @@ class ControllerClient:
             self.failed(address, error)
             hinted = "leader_address" in error.metadata and hops < len(self._channels.addresses)
             hops += 1
-            pause_ms = 0.0 if hinted else backoff.next_ms()
+            pause_ms = 0.0 if hinted or self._epoch != epoch else backoff.next_ms()
             if error.reason == "INTERNAL" or self._clock.monotonic_ms() + pause_ms >= deadline_ms:
                 raise _final(error, doubt)
-            await asyncio.sleep(pause_ms / 1000)
+            await self.pause(pause_ms)
+
+
+async def _answer(
+    call: Callable[["pb_grpc.ControllerServiceAsyncStub", float], Awaitable[T]],
+    stub: "pb_grpc.ControllerServiceAsyncStub",
+    seconds: float,
+) -> T:
+    try:
+        return await call(stub, seconds)
+    except grpc.aio.AioRpcError as call_error:
+        raise error_of(call_error) from None
 
 
 def _final(error: ServiceError, doubt: OutcomeDoubt) -> ServiceError:

@@ -20,6 +20,10 @@ class MetadataChannels:
         """Addresses of the metadata nodes, as configured."""
         return list(self._node_ids)
 
+    def address_of(self, node_id: int) -> str | None:
+        """Address of a metadata node, as configured; None for others."""
+        return next((where for where, one in self._node_ids.items() if one == node_id), None)
+
     def is_known(self, address: str) -> bool:
         """True for a configured address; hints to others are not followed."""
         return address in self._node_ids

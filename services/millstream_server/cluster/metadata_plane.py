@@ -64,8 +64,8 @@ class NodePlane(MetadataPlane, Protocol):
 
     def in_session(self) -> bool:
         """True within the session, counted by this node's own monotonic clock from the send of
-        the last answered heartbeat (invariant 3). Outside of it a leader answers nothing that
-        claims to be the newest, and a coordinator answers nothing."""
+        the last answered heartbeat whose version of the image is known here (invariant 3). Outside
+        of it a leader answers nothing that claims to be the newest, and a coordinator nothing."""
 
     async def wait_registered(self, *, timeout_ms: int | None = None) -> int:
         """The node epoch, once this node's own image holds its registration, unfenced.
@@ -96,5 +96,8 @@ class NodeRegistration:
     # Awaited with the node epoch before the first heartbeat under it, hence before anything is
     # served under it: a broker makes the epoch durable here (invariant 7).
     on_registered: Callable[[int], Awaitable[None]] | None = None
+    # Asked before each heartbeat and registration; while it is False none is sent, so that a node
+    # whose disk hangs is fenced. None: always healthy.
+    is_healthy: Callable[[], bool] | None = None
     # Called when the controller ended the session (fenced, or replaced); registration is retried.
     on_session_lost: Callable[[], None] | None = None

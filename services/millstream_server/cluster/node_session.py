@@ -1,12 +1,14 @@
 """This node's session with the active controller.
 
 The session is counted by this node's own monotonic clock from the *send* of the last heartbeat
-that was answered (invariant 3): whatever the controller believes, this node then stops first.
+that was answered (invariant 3; see ``session_lease``): whatever the controller believes, this node
+then stops first. A node that is not healthy sends no heartbeats: a disk that hangs must not stay a
+leader because another thread says that all is well.
 """
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import grpc
 import structlog
@@ -15,10 +17,12 @@ from millstream_server.cluster.backoff import Backoff
 from millstream_server.cluster.config import ClusterConfig
 from millstream_server.cluster.controller_client import ControllerClient
 from millstream_server.cluster.followed_image import FollowedImage
+from millstream_server.cluster.image_lag import ImageLag
 from millstream_server.cluster.metadata_channels import MetadataChannels
 from millstream_server.cluster.metadata_plane import NodeRegistration
 from millstream_server.cluster.public_messages import role_numbers
-from millstream_server.runtime.errors import ServiceError, error_of
+from millstream_server.cluster.session_lease import SessionLease
+from millstream_server.runtime.errors import ServiceError, error_of, raise_status
 from millstream_server.runtime.identity import NodeIdentity
 from millstream_server.runtime.ports import Clock
 from millstream_server.v1 import controller_service_pb2 as pb
@@ -27,6 +31,7 @@ _log = structlog.get_logger()
 # The session itself is over, as opposed to the connection that carried it.
 _SESSION_OVER = frozenset({"STALE_NODE_EPOCH", "NODE_ID_IN_USE", "CLUSTER_MISMATCH"})
 _HEARTBEATS_IN_FLIGHT_MAX = 16
+_HEALTH_POLL_S = 0.05
 
 
 class NodeSessionClient:
@@ -42,7 +47,10 @@ class NodeSessionClient:
         config: ClusterConfig,
         clock: Clock,
         random: random.Random,
+        leave_followed_node: Callable[[str], None],
     ) -> None:
+        """``leave_followed_node`` is called with the controller's address when the metadata node
+        whose image is followed was left behind."""
         self._identity = identity
         self._registration = registration
         self._followed = followed
@@ -55,7 +63,9 @@ class NodeSessionClient:
         self._log_dir_offline = False
         # Set to send a heartbeat before its time.
         self._hurry = asyncio.Event()
-        self._session_until_ms: int | None = None
+        self._lease = SessionLease()
+        self._lag = ImageLag(config.image_patience_ms)
+        self._leave_followed_node = leave_followed_node
         self.node_epoch = 0
         # The controller said that this node may stop.
         self.may_stop = False
@@ -64,8 +74,7 @@ class NodeSessionClient:
 
     def in_session(self) -> bool:
         """See ``NodePlane``."""
-        until_ms = self._session_until_ms
-        return until_ms is not None and self._clock.monotonic_ms() < until_ms
+        return self._lease.is_held(self._followed.image.version, self._clock.monotonic_ms())
 
     def ask_to_stop(self) -> None:
         """Say with the next heartbeat, which is sent at once, that this node wants to stop."""
@@ -83,9 +92,10 @@ class NodeSessionClient:
             self._config.reconnect_ms_min, self._config.reconnect_ms_max, self._random
         )
         while True:
+            await self._until_healthy()
             address = self._client.leader_address()
             try:
-                await self._hold_session(address, backoff)
+                await self._client.unless_elsewhere(address, self._hold_session(address, backoff))
                 error = ServiceError("UNAVAILABLE", "the session stream ended")
             except grpc.aio.AioRpcError as call_error:
                 error = error_of(call_error)
@@ -102,9 +112,7 @@ class NodeSessionClient:
             self._ended(error)
             hinted = "leader_address" in error.metadata
             self._client.failed(address, error)
-            await asyncio.sleep(
-                (self._config.reconnect_ms_min if hinted else backoff.next_ms()) / 1000
-            )
+            await self._client.pause(self._config.reconnect_ms_min if hinted else backoff.next_ms())
 
     def _ended(self, error: ServiceError) -> None:
         if error.reason in _SESSION_OVER:
@@ -115,8 +123,7 @@ class NodeSessionClient:
             _log.info("session stream ended", error=str(error))
 
     def _lose_session(self) -> None:
-        was_in_session = self._session_until_ms is not None
-        self._session_until_ms = None
+        was_in_session = self._lease.lose()
         self.may_stop = False
         if was_in_session and self._registration.on_session_lost is not None:
             self._registration.on_session_lost()
@@ -129,25 +136,25 @@ class NodeSessionClient:
                 await call.write(pb.NodeSessionRequest(registration=self._registration_message()))
                 response = await call.read()
             if not isinstance(response, pb.NodeSessionResponse):
-                await _raise_status(call)
+                await raise_status(call)
                 return
             registered = response.registered
             self._client.succeeded(address)
             backoff.reset()
             self.refusal = None
-            await self._adopt(registered)
+            await self._adopt(registered, address)
             sent: dict[int, int] = {}
             heartbeats = asyncio.get_running_loop().create_task(
                 self._send_heartbeats(call, registered, sent)
             )
-            await self._read_acks(call, registered, sent, heartbeats)
+            await self._read_acks(call, address, registered, sent, heartbeats)
         finally:
             if heartbeats is not None:
                 heartbeats.cancel()
                 await asyncio.gather(heartbeats, return_exceptions=True)
             call.cancel()
 
-    async def _adopt(self, registered: pb.Registered) -> None:
+    async def _adopt(self, registered: pb.Registered, address: str) -> None:
         if self.node_epoch != registered.node_epoch:
             # Replaced or fenced meanwhile: what the former registration was granted is void.
             self._lose_session()
@@ -157,7 +164,18 @@ class NodeSessionClient:
             self.node_epoch = registered.node_epoch
             _log.info("registered", node_epoch=registered.node_epoch)
         # Not before the image holds the registration: the first heartbeat says so (invariant 3).
-        await self._followed.wait_for_version(registered.version, registered.session_timeout_ms)
+        await self._follow_up_to(registered, address)
+
+    async def _follow_up_to(self, registered: pb.Registered, address: str) -> None:
+        try:
+            await self._followed.wait_for_version(
+                registered.version, self._config.image_patience_ms
+            )
+        except ServiceError as error:
+            if error.reason != "TIMED_OUT":
+                raise
+            self._leave_followed_node(address)
+            await self._followed.wait_for_version(registered.version, registered.session_timeout_ms)
 
     async def _send_heartbeats(
         self,
@@ -174,6 +192,7 @@ class NodeSessionClient:
     async def _heartbeats(self, registered: pb.Registered) -> AsyncIterator[pb.NodeHeartbeat]:
         sequence = 0
         while True:
+            await self._until_healthy()
             self._hurry.clear()
             sequence += 1
             yield pb.NodeHeartbeat(
@@ -192,6 +211,7 @@ class NodeSessionClient:
     async def _read_acks(
         self,
         call: "grpc.aio.StreamStreamCall[pb.NodeSessionRequest, pb.NodeSessionResponse]",
+        address: str,
         registered: pb.Registered,
         sent: dict[int, int],
         heartbeats: "asyncio.Task[None]",
@@ -201,7 +221,7 @@ class NodeSessionClient:
             async with asyncio.timeout(registered.session_timeout_ms / 1000):
                 response = await call.read()
             if not isinstance(response, pb.NodeSessionResponse):
-                await _raise_status(call)
+                await raise_status(call)
                 return
             if heartbeats.done():
                 raise ServiceError("UNAVAILABLE", "heartbeats cannot be sent")
@@ -209,11 +229,28 @@ class NodeSessionClient:
             sent_ms = sent.pop(ack.sequence, None)
             if sent_ms is None:
                 continue
-            until_ms = sent_ms + registered.session_timeout_ms
-            self._session_until_ms = max(self._session_until_ms or 0, until_ms)
-            self.may_stop = ack.may_stop
+            self._take_ack(address, ack, sent_ms + registered.session_timeout_ms)
             if self._shutting_down and not ack.may_stop:
                 self._hurry.set()
+
+    def _take_ack(self, address: str, ack: pb.NodeHeartbeatAck, until_ms: int) -> None:
+        image = self._followed.image
+        if ack.controller_epoch < image.controller_epoch:
+            raise ServiceError("NOT_CONTROLLER", "a former controller answers")
+        self._lease.grant(ack.version, until_ms)
+        self.may_stop = ack.may_stop
+        if self._lag.is_too_long(ack.version, image.version, self._clock.monotonic_ms()):
+            _log.warning("the followed image is old", version=image.version, newest=ack.version)
+            self._leave_followed_node(address)
+
+    async def _until_healthy(self) -> None:
+        is_healthy = self._registration.is_healthy
+        if is_healthy is None or is_healthy():
+            return
+        _log.error("no heartbeats are sent: this node is not healthy")
+        while not is_healthy():  # noqa: ASYNC110 - asked by a clock, as nothing may happen at all
+            await asyncio.sleep(_HEALTH_POLL_S)
+        _log.info("heartbeats are sent again")
 
     def _registration_message(self) -> pb.Registration:
         return pb.Registration(
@@ -230,18 +267,3 @@ class NodeSessionClient:
             clean_shutdown=self._registration.clean_shutdown,
             session_timeout_ms=self._config.session_timeout_ms,
         )
-
-
-async def _raise_status(
-    call: "grpc.aio.StreamStreamCall[pb.NodeSessionRequest, pb.NodeSessionResponse]",
-) -> None:
-    """Raises ServiceError for a call that ended with an error; returns for one that ended well."""
-    if await call.code() == grpc.StatusCode.OK:
-        return
-    error = grpc.aio.AioRpcError(
-        await call.code(),
-        await call.initial_metadata(),
-        await call.trailing_metadata(),
-        details=await call.details(),
-    )
-    raise error_of(error)

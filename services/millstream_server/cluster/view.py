@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 
+from millstream_raft.delta import Delta
 from millstream_raft.image import Image
 from millstream_server.cluster.config import ClusterConfig
 from millstream_server.cluster.controller_client import ControllerClient
@@ -65,7 +66,9 @@ class ClusterView:
                 config,
                 clock,
                 random,
+                self._follower.leave_for,
             )
+        self._followed.subscribe(self._note_controller)
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -161,6 +164,11 @@ class ClusterView:
     def report_log_dir_offline(self) -> None:
         """See ``NodePlane``."""
         self._own_session().report_log_dir_offline()
+
+    def _note_controller(self, delta: Delta) -> None:
+        if delta.controller_changed:
+            image = delta.image
+            self._client.controller_elected(image.controller_id, image.controller_epoch)
 
     def _holds_nothing(self) -> bool:
         node_id = self._identity.node_id

@@ -99,6 +99,7 @@ class MetadataApp:
             watchers_max=config.watchers_max,
             queue_bytes_max=config.watcher_queue_bytes_max,
             chunk_bytes=config.snapshot_chunk_bytes,
+            pulse_ms=config.watch_pulse_ms,
         )
         replicated = ReplicatedImage(self._machine, self._watchers)
         self.consensus.on_commit(replicated)

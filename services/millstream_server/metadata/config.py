@@ -38,6 +38,9 @@ class MetadataConfig:
     watcher_queue_bytes_max: int = 16 * 1024 * 1024
     # Pieces of a snapshot; far below what a gRPC message may have.
     snapshot_chunk_bytes: int = 1024 * 1024
+    # A quiet watch of the image shows so often that this node is alive: several pulses fit into the
+    # time after which followers go elsewhere.
+    watch_pulse_ms: int = 250
     # How often a node with a broken session is tried to be reached, and how long each try takes.
     probe_interval_ms: int = 100
     probe_timeout_ms: int = 300

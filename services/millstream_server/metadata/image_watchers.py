@@ -29,10 +29,13 @@ class _Watcher:
 class ImageWatchers:
     """Hands committed entries to the followers. A slow one is dropped, and begins anew."""
 
-    def __init__(self, *, watchers_max: int, queue_bytes_max: int, chunk_bytes: int) -> None:
+    def __init__(
+        self, *, watchers_max: int, queue_bytes_max: int, chunk_bytes: int, pulse_ms: int
+    ) -> None:
         self._watchers_max = watchers_max
         self._queue_bytes_max = queue_bytes_max
         self._chunk_bytes = chunk_bytes
+        self._pulse_ms = pulse_ms
         # In the order in which they came, in which they are told.
         self._watchers: dict[_Watcher, None] = {}
         self._snapshot: tuple[int, bytes] | None = None
@@ -58,7 +61,8 @@ class ImageWatchers:
             self._drop(watcher, reason)
 
     async def watch(self, newest: Callable[[], Image]) -> AsyncIterator[pb.WatchImageResponse]:
-        """The image, then what is published from now on. ``newest`` gives the image as published.
+        """The image, then what is published from now on, and a pulse while that is nothing.
+        ``newest`` gives the image as published.
 
         Raises ServiceError UNAVAILABLE when dropped, THROTTLED when there are too many."""
         if len(self._watchers) >= self._watchers_max:
@@ -69,7 +73,11 @@ class ImageWatchers:
             for response in self._snapshot_of(newest()):
                 yield response
             while True:
-                await watcher.wake.wait()
+                try:
+                    async with asyncio.timeout(self._pulse_ms / 1000):
+                        await watcher.wake.wait()
+                except TimeoutError:
+                    yield pb.WatchImageResponse(version=newest().version)
                 watcher.wake.clear()
                 while watcher.queue:
                     yield _next_response(watcher)
@@ -88,6 +96,7 @@ class ImageWatchers:
                 version=image.version,
                 image_chunk=chunk,
                 image_complete=number == len(chunks) - 1,
+                pulse_interval_ms=self._pulse_ms,
             )
             for number, chunk in enumerate(chunks)
         ]

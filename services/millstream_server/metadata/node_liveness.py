@@ -147,8 +147,12 @@ class NodeLiveness:
         else:
             await self._barrier()
         node = self._registered(stream)
+        image = self._controller.image
         return pb.NodeHeartbeatAck(
-            sequence=heartbeat.sequence, may_stop=may_stop(self._controller.image, node)
+            sequence=heartbeat.sequence,
+            may_stop=may_stop(image, node),
+            version=image.version,
+            controller_epoch=image.controller_epoch,
         )
 
     def closed(self, stream: SessionStream, *, by_node: bool) -> None:

@@ -133,7 +133,7 @@ async def test_a_registration_that_replaced_another_begins_without_a_session() -
 
         registration = pb.Registered(node_epoch=session.node_epoch + 1, version=1)
         session._registration = replace(session._registration, on_registered=hold)
-        adopting = asyncio.ensure_future(session._adopt(registration))
+        adopting = asyncio.ensure_future(session._adopt(registration, cluster.address))
         await held.wait()
         assert not node.view.in_session()
         assert node.sessions_lost == 1
@@ -291,3 +291,38 @@ async def test_a_node_that_is_gone_for_good_is_unregistered() -> None:
         again = await cluster.node(2, incarnation=b"b" * 16, port=two.identity.port)
         assert await again.view.wait_registered() == 3
         await channel.close()
+
+
+async def test_a_node_whose_image_stands_still_is_out_of_its_session_though_it_is_answered() -> (
+    None
+):
+    async with running_cluster(session_timeout_ms=500) as cluster:
+        node, other = await cluster.node(1), await cluster.node(2)
+        await node.view.wait_registered()
+        await other.view.wait_registered()
+        node.view._tasks[0].cancel()  # the image, not the session
+        await other.view.execute(create("logs", 1))
+        async with asyncio.timeout(5):
+            while node.view.in_session():  # noqa: ASYNC110 - nothing announces it
+                await asyncio.sleep(0.02)
+        assert not other.view.image.nodes[1].fenced
+        node.view._spawn(node.view._follower.run())
+        async with asyncio.timeout(5):
+            while not node.view.in_session():  # noqa: ASYNC110 - nothing announces it
+                await asyncio.sleep(0.02)
+        assert node.sessions_lost == 0
+
+
+async def test_an_unhealthy_node_is_fenced_and_comes_back_when_it_is_well() -> None:
+    async with running_cluster(session_timeout_ms=500) as cluster:
+        node, other = await cluster.node(1), await cluster.node(2)
+        epoch = await node.view.wait_registered()
+        await other.view.wait_registered()
+        node.healthy = False
+        await until(other.view, lambda image: image.nodes[1].fenced)
+        assert not node.view.in_session()
+        await asyncio.sleep(1)  # two sessions: reconnecting must not pass for a heartbeat
+        assert other.view.image.nodes[1].fenced
+        node.healthy = True
+        await until(other.view, lambda image: not image.nodes[1].fenced)
+        assert await node.view.wait_registered() == epoch

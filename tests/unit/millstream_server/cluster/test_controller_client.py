@@ -1,5 +1,6 @@
 """Finding the active controller: hints, retries, and an end within the deadline."""
 
+import asyncio
 import random
 import socket
 
@@ -8,15 +9,16 @@ import pytest
 
 from millstream.v1 import metadata_service_pb2 as public
 from millstream_server.cluster.config import ClusterConfig
-from millstream_server.cluster.controller_client import ControllerClient
+from millstream_server.cluster.controller_client import ControllerClient, OutcomeDoubt
 from millstream_server.cluster.metadata_channels import MetadataChannels
 from millstream_server.cluster.request_sessions import RequestSessions
 from millstream_server.runtime.errors import ServiceError, abort
 from millstream_server.runtime.system import SystemClock
 from millstream_server.v1 import controller_service_pb2 as pb
 from millstream_server.v1 import controller_service_pb2_grpc as pb_grpc
+from tests.fakes.image_servers import image_servers
 
-CONFIG = ClusterConfig(reconnect_ms_min=5, reconnect_ms_max=20, call_timeout_ms=500)
+CONFIG = ClusterConfig(reconnect_ms_min=5, reconnect_ms_max=20, try_timeout_ms=300)
 
 
 class Scripted(pb_grpc.ControllerServiceServicer):
@@ -128,6 +130,47 @@ async def test_an_expired_session_is_opened_anew_unless_the_outcome_is_in_doubt(
     one.errors = [ServiceError("QUORUM_UNAVAILABLE", "?"), ServiceError("UNKNOWN_SESSION", "?")]
     with pytest.raises(ServiceError, match="may have taken effect"):
         await sessions.execute(delete(), 5_000)
+    await channels.close()
+
+
+async def test_an_election_ends_the_call_to_a_hung_controller_and_keeps_the_request_id(
+    nodes: list[Scripted],
+) -> None:
+    _, two = nodes
+    async with image_servers(1) as (hung,):
+        channels, client = client_of(hung.address, two.address)
+        request = delete()
+        request.delete_topic.request_id.session_id = 41
+        client.controller_elected(1, epoch=1)
+        doubt = OutcomeDoubt()
+        call = asyncio.create_task(client.execute(request, 60_000, doubt))
+        async with asyncio.timeout(5):
+            await hung.asked.wait()
+            client.controller_elected(2, epoch=2)
+            client.controller_elected(1, epoch=1)  # old news
+            assert (await call).version == 7
+        assert two.requests == [request]
+        assert doubt.exists
+        await channels.close()
+
+
+async def test_one_try_at_a_hung_controller_does_not_take_all_the_time(
+    nodes: list[Scripted],
+) -> None:
+    async with image_servers(1) as (hung,):
+        channels, client = client_of(hung.address, nodes[1].address)
+        assert (await client.execute(delete(), 60_000)).version == 7
+        assert hung.asked.is_set()
+        await channels.close()
+
+
+async def test_an_election_ends_a_pause_between_tries() -> None:
+    channels, client = client_of("127.0.0.1:1", "127.0.0.1:2")
+    pause = asyncio.create_task(client.pause(60_000))
+    await asyncio.sleep(0)
+    client.controller_elected(2, epoch=1)
+    async with asyncio.timeout(5):
+        await pause
     await channels.close()
 
 

@@ -9,9 +9,14 @@ from millstream_server.runtime.errors import ServiceError
 from tests.fakes import metadata_images as images
 
 
-def watchers(watchers_max: int = 10, queue_bytes_max: int = 1_000) -> ImageWatchers:
+def watchers(
+    watchers_max: int = 10, queue_bytes_max: int = 1_000, pulse_ms: int = 60_000
+) -> ImageWatchers:
     return ImageWatchers(
-        watchers_max=watchers_max, queue_bytes_max=queue_bytes_max, chunk_bytes=100
+        watchers_max=watchers_max,
+        queue_bytes_max=queue_bytes_max,
+        chunk_bytes=100,
+        pulse_ms=pulse_ms,
     )
 
 
@@ -33,6 +38,19 @@ async def test_the_image_comes_in_pieces_and_then_what_is_published() -> None:
     assert response.version == image.version + 3
     await watch.aclose()
     assert made.count == 0
+
+
+async def test_a_quiet_watch_has_a_pulse() -> None:
+    image = images.image_with(1)
+    made = watchers(pulse_ms=5)
+    watch = made.watch(lambda: image)
+    while not (piece := await anext(watch)).image_complete:
+        pass
+    assert piece.pulse_interval_ms == 5
+    pulse = await anext(watch)
+    assert pulse.version == image.version
+    assert not pulse.entries
+    await watch.aclose()
 
 
 async def test_a_slow_follower_is_dropped_and_the_others_go_on() -> None:
