@@ -174,7 +174,7 @@ class ConsumerCore(ConsumerReading):
         ):
             if call is not None:
                 self._effects.append(call)
-        self.fetcher.place(now_ms, self._find_leader)
+        self.fetcher.place(now_ms, self._find_source)
         for session in self.fetcher.unopened():
             self._stream_count += 1
             self.fetcher.opened(session, self._stream_count)

@@ -26,8 +26,8 @@ from millstream._errors import (
 )
 from millstream._fetch.decode import Deserializers
 from millstream._fetch.fetcher import Fetcher, MakeError
+from millstream._fetch.nearest import Source, choose_source
 from millstream._fetch.partition import Mark, Partition, Phase
-from millstream._fetch.placement import Leader
 from millstream._fetch.session import FetchLimits, FetchSession
 from millstream._group.commits import CommitTicket
 from millstream._group.session import GroupSession
@@ -153,7 +153,7 @@ class ConsumerReading:
 
     def cluster_changed(self, change: ClusterChange, now_ms: int) -> None:
         """Newer metadata arrived."""
-        self.fetcher.leaders_changed(self._find_leader)
+        self.fetcher.leaders_changed(now_ms, self._find_source)
         if self.subscription.mode is Mode.ASSIGNED:
             self._identify(now_ms)
         elif self.subscription.mode is Mode.ALL:
@@ -205,14 +205,12 @@ class ConsumerReading:
         if added:
             self._announcements.assigned(added)
 
-    def _find_leader(self, topic_id: bytes, partition: int) -> Leader | None:
+    def _find_source(self, topic_id: bytes, partition: int, avoided: int | None) -> Source | None:
         topic = self._cluster.topics_by_id.get(topic_id)
         if topic is None or partition >= len(topic.partitions):
             return None
         info = topic.partitions[partition]
-        if info.leader_id is None or info.leader_id not in self._cluster.nodes:
-            return None
-        return Leader(info.leader_id, info.leader_epoch)
+        return choose_source(info, self._cluster.nodes, self.config.client_rack, avoided)
 
     # --- positions ------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from millstream._fetch.decode import (
     decode_batch,
     decode_columns,
 )
+from millstream._fetch.nearest import AVOID_MS
 from millstream._fetch.partition import Chunk, Failure, Mark, Partition, Phase, Push
 from millstream._fetch.placement import NEVER_MS, FetchPlacement
 from millstream._fetch.session import FetchLimits, FetchSession, pushed_bytes
@@ -109,6 +110,7 @@ class Fetcher(FetchPlacement):
             error.details["truncated_offset"] = str(entry.truncated_offset)
         self.stirred = True
         if error.retriable:
+            partition.avoid(session.node_id, now_ms + AVOID_MS)
             self._retry_later(partition, now_ms, error.retry_after_ms)
             return
         partition.buffer.append(Failure(error))

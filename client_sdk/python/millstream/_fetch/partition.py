@@ -111,6 +111,8 @@ class Partition:
         self.leader_epoch: int | None = None
         self.retry_at_ms = 0
         self.attempts = 0
+        # A replica that could not serve, and until when a nearer one is not asked: (node id, time).
+        self._avoided: tuple[int, int] | None = None
         # Position of the batch that was damaged and fetched a second time.
         self.damaged_at: int | None = None
         self.high_watermark: int | None = None
@@ -143,6 +145,16 @@ class Partition:
             and not (self.paused or self.leaving)
             and bool(self.topic_id)
         )
+
+    def avoid(self, node_id: int, until_ms: int) -> None:
+        """Do not prefer this replica for a while."""
+        self._avoided = (node_id, until_ms)
+
+    def avoided(self, now_ms: int) -> int | None:
+        """The replica that is not to be preferred at present."""
+        if self._avoided is None or self._avoided[1] <= now_ms:
+            return None
+        return self._avoided[0]
 
     def move(self, mark: Mark | None) -> None:
         """Set the position; None: to be looked up. The buffer must have been dropped before."""

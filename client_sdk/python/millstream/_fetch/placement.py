@@ -1,14 +1,15 @@
-"""Which partitions are read, and on which streams: each on the one to its leader.
+"""Which partitions are read, and on which streams: each on the one to its leader, or to a nearer
+replica.
 
 Pure: time comes in as ``now_ms`` (monotonic milliseconds).
 """
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from millstream._client.retry import pause_ms
 from millstream._consumer.record import TopicPartition
+from millstream._fetch.nearest import AVOID_MS, Source
 from millstream._fetch.partition import Mark, Partition
 from millstream._fetch.session import FetchLimits, FetchSession, PartitionKey
 
@@ -18,15 +19,9 @@ NEVER_MS = 1 << 62
 IDLE_STREAM_MS_MAX = 10_000
 
 
-class Leader(NamedTuple):
-    """Who leads a partition."""
-
-    node_id: int
-    epoch: int
-
-
-# Finds the leader of (topic id, partition); None: unknown at present.
-FindLeader = Callable[[bytes, int], Leader | None]
+# Finds where to read (topic id, partition), but not at a node to be avoided; None: there is no
+# leader at present.
+FindSource = Callable[[bytes, int, int | None], Source | None]
 
 
 class FetchPlacement:
@@ -118,50 +113,50 @@ class FetchPlacement:
 
     # --- placing partitions on streams ----------------------------------------------------------
 
-    def place(self, now_ms: int, find_leader: FindLeader) -> None:
-        """Put every partition that should be read on the stream to its leader."""
+    def place(self, now_ms: int, find_source: FindSource) -> None:
+        """Put every partition that should be read on the stream to its source."""
         for partition in self.partitions.values():
             if partition.placeable and partition.retry_at_ms <= now_ms:
-                self._place(partition, now_ms, find_leader)
+                self._place(partition, now_ms, find_source)
         for session in self.sessions.values():
             if session.tokens:
                 self._idle_since.pop(session.node_id, None)
             else:
                 self._idle_since.setdefault(session.node_id, now_ms)
 
-    def _place(self, partition: Partition, now_ms: int, find_leader: FindLeader) -> None:
-        leader = find_leader(*partition.key)
-        if leader is None:
+    def _place(self, partition: Partition, now_ms: int, find_source: FindSource) -> None:
+        source = find_source(*partition.key, partition.avoided(now_ms))
+        if source is None:
             self._retry_later(partition, now_ms)
             return
-        retry_at_ms, _ = self._node_retry.get(leader.node_id, (0, 0))
+        retry_at_ms, _ = self._node_retry.get(source.node_id, (0, 0))
         if retry_at_ms > now_ms:
             partition.retry_at_ms = retry_at_ms
             return
-        session = self.sessions.get(leader.node_id)
+        session = self.sessions.get(source.node_id)
         if session is None:
-            session = self.sessions[leader.node_id] = FetchSession(leader.node_id, self._limits)
+            session = self.sessions[source.node_id] = FetchSession(source.node_id, self._limits)
         assert partition.fetched is not None
         self._token += 1
         partition.token = self._token
         partition.session = session
-        partition.leader_epoch = leader.epoch
+        partition.leader_epoch = source.epoch
         mark = partition.fetched
-        session.add(partition.key, self._token, mark.offset, mark.epoch, leader.epoch)
+        session.add(partition.key, self._token, mark.offset, mark.epoch, source.epoch)
 
-    def leaders_changed(self, find_leader: FindLeader) -> None:
-        """Take partitions off streams to brokers that lead them no more; ``place`` re-adds them
-        where they stopped."""
+    def leaders_changed(self, now_ms: int, find_source: FindSource) -> None:
+        """Take partitions off streams to brokers that should not be asked any more; ``place``
+        re-adds them where they stopped."""
         for partition in self.partitions.values():
             if partition.session is None:
                 if partition.retry_at_ms != NEVER_MS:
                     partition.retry_at_ms = 0
                 continue
-            leader = find_leader(*partition.key)
-            if leader is None:
+            source = find_source(*partition.key, partition.avoided(now_ms))
+            if source is None:
                 continue
-            moved = leader.node_id != partition.session.node_id
-            if moved or leader.epoch > (partition.leader_epoch or 0):
+            moved = source.node_id != partition.session.node_id
+            if moved or source.epoch > (partition.leader_epoch or 0):
                 self._withdraw(partition)
                 partition.retry_at_ms = 0
 
@@ -191,6 +186,7 @@ class FetchPlacement:
         session.broken()
         for partition in self.partitions.values():
             if partition.session is session:
+                partition.avoid(session.node_id, now_ms + AVOID_MS)
                 partition.session = None
                 partition.token = 0
                 partition.retry_at_ms = now_ms + delay_ms

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from millstream._consumer.record import TopicPartition
 from millstream._errors.status import from_reason
 from millstream._fetch.fetcher import Fetcher
+from millstream._fetch.nearest import Source
 from millstream._fetch.partition import Mark, Phase
-from millstream._fetch.placement import Leader
 from millstream._fetch.session import FetchLimits, FetchSession, pushed_bytes
 from millstream.record.batch import frame
 from millstream.record.wire import RawFetchedPartition, RawFetchResponse
@@ -189,7 +189,7 @@ class World:
         return self.fetcher.sessions.get(1)
 
     def pump(self) -> None:
-        self.fetcher.place(self.now_ms, lambda *_: Leader(1, 1))
+        self.fetcher.place(self.now_ms, lambda *_: Source(1, 1))
         for session in self.fetcher.unopened():
             self.stream_id += 1
             self.fetcher.opened(session, self.stream_id)
