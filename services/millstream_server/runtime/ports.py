@@ -16,7 +16,8 @@ class Clock(Protocol):
     36)."""
 
     def monotonic_ms(self) -> int:
-        """Milliseconds since an arbitrary moment; never goes back."""
+        """Milliseconds since an arbitrary moment; never goes back, and counts the time in which the
+        machine is suspended."""
 
     def wall_ms(self) -> int:
         """Milliseconds since 1970 UTC; may jump."""

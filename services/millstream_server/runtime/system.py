@@ -31,12 +31,21 @@ def _load_fallocate() -> Callable[[int, int, int, int], int] | None:
 _fallocate = _load_fallocate()
 
 
+# Linux has it; elsewhere the plain monotonic clock must do, and a machine must not be suspended.
+_SESSION_CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 class SystemClock:
-    """The machine's clocks."""
+    """The machine's clocks.
+
+    Monotonic time goes on while the machine is suspended (CLOCK_BOOTTIME). Python's own monotonic
+    clock stands still then: a leader on a laptop or a virtual machine that wakes up would believe
+    itself within a session that ended hours ago, and answer although another one was elected.
+    """
 
     def monotonic_ms(self) -> int:
         """See ``Clock``."""
-        return time.monotonic_ns() // 1_000_000
+        return time.clock_gettime_ns(_SESSION_CLOCK) // 1_000_000
 
     def wall_ms(self) -> int:
         """See ``Clock``."""

@@ -1,6 +1,8 @@
 """The real ports keep the contracts that ``ports.py`` states."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -125,3 +127,27 @@ async def test_what_a_job_posts_comes_to_the_loop_while_the_job_still_runs() -> 
     go_on.set()
     await finished.wait()
     executor.close()
+
+
+def test_time_in_which_the_machine_was_suspended_counts() -> None:
+    """In a namespace whose time since boot is a day ahead of its monotonic clock, as it is on a
+    machine that was suspended for a day."""
+    program = (
+        "import time; from millstream_server.runtime.system import SystemClock;"
+        "print(SystemClock().monotonic_ms() - time.monotonic_ns() // 1_000_000)"
+    )
+    suspended = [
+        "unshare",
+        "--time",
+        "--boottime",
+        "86400",
+        "--fork",
+        sys.executable,
+        "-c",
+        program,
+    ]
+    ran = subprocess.run(suspended, capture_output=True, text=True, check=False)
+    if ran.returncode and "unshare" in ran.stderr:
+        pytest.skip(f"no time namespaces here: {ran.stderr.strip()}")
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) >= 86_400_000
