@@ -8,6 +8,7 @@ on a thread.
 import asyncio
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -36,7 +37,7 @@ class AdminServer:
         self._registry = registry
         self._is_ready = is_ready
         self._server: asyncio.Server | None = None
-        self._connections = 0
+        self._connections: dict[asyncio.Task[Any] | None, asyncio.StreamWriter] = {}
 
     async def start(self, host: str, port: int) -> int:
         """Listen; return the port. Raises OSError if the address is in use."""
@@ -45,15 +46,22 @@ class AdminServer:
         return bound
 
     async def stop(self) -> None:
-        """Stop listening."""
+        """Stop listening, and end the connections that are open: a probe that waits for its answer
+        would be cancelled with the event loop, and told as a traceback."""
         if self._server is not None:
             self._server.close()
             self._server = None
+        for writer in self._connections.values():
+            writer.transport.abort()
+        open_connections = [task for task in self._connections if task is not None]
+        if open_connections:
+            await asyncio.wait(open_connections)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections += 1
+        task = asyncio.current_task()
+        self._connections[task] = writer
         try:
-            if self._connections <= _CONNECTIONS_MAX:
+            if len(self._connections) <= _CONNECTIONS_MAX:
                 async with asyncio.timeout(_REQUEST_TIMEOUT_S):
                     head = await reader.readuntil(b"\r\n\r\n")
                 status, content_type, body = await self._answer(head)
@@ -69,7 +77,7 @@ class AdminServer:
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # a slow, broken or talkative client gets no answer
         finally:
-            self._connections -= 1
+            del self._connections[task]
             writer.close()
 
     async def _answer(self, head: bytes) -> tuple[HTTPStatus, str, bytes]:

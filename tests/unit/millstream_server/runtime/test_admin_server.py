@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from millstream_server.runtime.admin_server import AdminServer
@@ -45,3 +46,20 @@ async def test_rubbish_gets_no_answer_and_breaks_nothing() -> None:
     assert await ask(port, b"\x00" * 70_000) == b""
     assert (await get(port, "/healthz"))[0] == 200
     await admin.stop()
+
+
+async def test_a_stop_ends_open_connections_without_a_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    admin = AdminServer(CollectorRegistry(), lambda: True)
+    port = await admin.start("127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /healthz HT")  # a probe that is under way
+    assert (await get(port, "/healthz"))[0] == 200  # so the one before was taken in
+    mine = asyncio.all_tasks()
+    await admin.stop()
+    left = asyncio.all_tasks() & mine - {asyncio.current_task()}
+    assert not left
+    assert await reader.read() == b""
+    writer.close()
+    assert not caplog.records
