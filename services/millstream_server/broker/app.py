@@ -24,6 +24,9 @@ from millstream_server.broker.peers import Peers
 from millstream_server.broker.publishing import Publishing
 from millstream_server.broker.refusal import Refusal
 from millstream_server.broker.replication.followed_partitions import FollowedPartitions
+from millstream_server.broker.replication.in_sync_keeper import InSyncKeeper
+from millstream_server.broker.replication.leader import Leader
+from millstream_server.broker.replication.servicer import ReplicationServicer
 from millstream_server.broker.routing import Routing
 from millstream_server.broker.servicer import BrokerServicer
 from millstream_server.broker.subscribing import Subscribing
@@ -83,7 +86,7 @@ class BrokerApp:
         )
         self._executors: list[Executor] = []
         self._tasks: list[asyncio.Task[None]] = []
-        self._unsubscribe: Unsubscribe | None = None
+        self._unsubscribe: list[Unsubscribe] = []
 
     # Life
 
@@ -115,6 +118,7 @@ class BrokerApp:
             directory_id=self.directory.directory_id,
             previous_epoch=self.directory.previous_node_epoch or 0,
             clean_shutdown=self.directory.clean_shutdown,
+            cut_logs=self.directory.cut_logs,
             on_registered=self._record_epoch,
         )
 
@@ -143,6 +147,8 @@ class BrokerApp:
         self._followed = FollowedPartitions(
             self.hosted, self._identity.cluster_id, self._leader_stub, self._random
         )
+        self._keeper = InSyncKeeper(self.hosted)
+        self._leader = Leader(self.hosted, self._identity.cluster_id, self._keeper)
         self._reports = LogReports(self.hosted)
         self._follower = ImageFollower(
             self.hosted, self._upkeep_thread, self._followed, self._reports
@@ -163,16 +169,27 @@ class BrokerApp:
         return self._peers.replication_stub(self._cluster.image, node_id)
 
     def register(self, server: grpc.aio.Server) -> list[str]:
-        """Add the service to a server; returns its full name."""
-        return [BrokerServicer(self._calls).add_to(server)]
+        """Add the services to a server; returns their full names."""
+        return [
+            BrokerServicer(self._calls).add_to(server),
+            ReplicationServicer(self._leader, self.counters).add_to(server),
+        ]
 
     async def start(self) -> None:
         """Follow the image and look after the logs."""
-        self._unsubscribe = self._cluster.subscribe(self._follower.image_changed)
+        self._unsubscribe = [
+            self._cluster.subscribe(subscriber)
+            for subscriber in (
+                self._follower.image_changed,
+                self._leader.image_changed,
+                self._keeper.image_changed,
+            )
+        ]
         self._tasks = [
             asyncio.create_task(self._follower.run(), name="broker-follows-image"),
             asyncio.create_task(self._upkeep.run(), name="broker-upkeep"),
             asyncio.create_task(self._reports.run(), name="broker-reports"),
+            asyncio.create_task(self._keeper.run(), name="broker-keeps-in-sync-sets"),
         ]
 
     async def stop(self) -> None:
@@ -200,8 +217,9 @@ class BrokerApp:
         if self._tasks and not await self._cluster.drain(timeout_ms=self._config.drain_timeout_ms):
             _log.warning("leaders did not move in time")
         self._calls.end_streams()
-        if self._unsubscribe is not None:
-            self._unsubscribe()
+        self._leader.stop()
+        for unsubscribe in self._unsubscribe:
+            unsubscribe()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -54,6 +54,19 @@ class BrokerConfig:
     # messages, so that the disk never waits for the next one.
     replica_tail_credit_bytes: int = 16 * _MIB
     replica_catch_up_credit_bytes: int = 8 * _MIB
+    # Bytes of batches in one message to a follower: large enough to amortise its cost.
+    replication_message_bytes: int = 256 * 1024
+    # A follower that is this far behind is served on the lane for catching up, so that it keeps
+    # nobody waiting; back on the other one below a quarter of it.
+    catch_up_from_bytes: int = 4 * _MIB
+    # A replica that has not caught up with its leader for so long leaves the in-sync set.
+    replica_lag_time_ms_max: int = 10_000
+    # How often the leader looks for such replicas; the lag is precise to this.
+    in_sync_check_ms: int = 1_000
+    # Deadline of a request to change in-sync sets, and the wait before the next one of a partition
+    # whose change was refused or whose fate is unknown.
+    in_sync_timeout_ms: int = 5_000
+    in_sync_retry_ms: int = 500
     # Threads for reads of older data and for look-ups by time.
     cold_read_threads: int = 2
 

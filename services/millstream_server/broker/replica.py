@@ -48,6 +48,16 @@ class Reader(Protocol):
         """The partition cannot be read here any more."""
 
 
+class Copy(Protocol):
+    """The pushing of the partition to one follower."""
+
+    def moved(self) -> None:
+        """The written end, the high watermark, the log start or the leadership changed."""
+
+    def lost(self, refusal: Refusal) -> None:
+        """The partition cannot be read here any more."""
+
+
 def refusal_of(error: BaseException) -> Refusal:
     """The refusal behind an error of the storage; anything else is a bug here."""
     if isinstance(error, StorageError):
@@ -75,9 +85,11 @@ class Replica:
         self._hosted = hosted
         # Ordered: readers are told in the order in which they came.
         self.readers: dict[Reader, None] = {}
+        self._copies: dict[Copy, None] = {}
         # Appends whose payloads are being checked on a thread; later ones queue behind.
         self.checking = 0
         self._published = (-1, -1)
+        self._pushed = (-1, -1, -1, -1)
 
     @property
     def start_offset(self) -> int:
@@ -240,12 +252,44 @@ class Replica:
             self._published = moved
             for reader in tuple(self.readers):
                 reader.moved()
+        if self._copies:
+            self._tell_copies()
 
     def lose_readers(self, refusal: Refusal) -> None:
-        """Nothing can be read here any more."""
+        """Nothing can be read here any more, by followers either."""
         readers, self.readers = tuple(self.readers), {}
         for reader in readers:
             reader.lost(refusal)
+        for copy in tuple(self._copies):
+            copy.lost(refusal)
+
+    # Followers
+
+    def add_copy(self, copy: Copy) -> None:
+        """Tell a follower's session of everything that it must push."""
+        if not self._copies:  # it is pushed before the own sync (invariant 13)
+            self._hosted.writer.listen(self.log, self._written_unsynced)
+        self._copies[copy] = None
+
+    def remove_copy(self, copy: Copy) -> None:
+        """Tell it no more."""
+        self._copies.pop(copy, None)
+        if not self._copies:
+            self._hosted.writer.listen(self.log, None)
+
+    def _written_unsynced(self, written_end: int) -> None:
+        state = self.state
+        if state.leading and written_end > state.written_end_offset:
+            self.deliver(state.written(written_end, state.synced_end_offset))
+
+    def _tell_copies(self) -> None:
+        state = self.state
+        epoch = state.leader_epoch if state.leading else -1
+        pushed = (state.written_end_offset, state.high_watermark, self.log.start_offset, epoch)
+        if pushed != self._pushed:
+            self._pushed = pushed
+            for copy in tuple(self._copies):
+                copy.moved()
 
     # Reading
 
