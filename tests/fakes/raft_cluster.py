@@ -199,14 +199,17 @@ class LayeredNode:
         return files, decode_file(files.content(_JOURNAL), _JOURNAL).entries
 
     def view(self) -> View:
-        others = [other for other in self.cluster.ids if other != self.node_id]
+        library = self.core._node
+        matches = library._SyncObj__raftMatchIndex if self.leads else {}
+        nexts = library._SyncObj__raftNextIndex if self.leads else {}
         return View(
             term=self.term,
             leads=self.leads,
             entries=self.journal.entries[:],
             commit_index=self.core.commit_index,
-            applied_index=self.applied_index,
-            matches={other: self.core.peer(other)[1] for other in others} if self.leads else {},
+            applied_index=self.core.applied_index,
+            matches={int(node.id): index for node, index in matches.items()},
+            nexts={int(node.id): index for node, index in nexts.items()},
         )
 
     @property

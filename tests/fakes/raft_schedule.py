@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.fakes.crash_files import Crash
 from tests.fakes.raft_cluster import Cluster, NodeStopped
-from tests.fakes.raft_witness import QuorumWitness, Violation
+from tests.fakes.raft_witness import ALTERNATES, QuorumWitness, Violation
 
 EVENTS = 400
 
@@ -273,15 +273,30 @@ class Schedule:
         self.cut(self.cluster.ids, self.cluster.ids[1:])
         for one in self.cluster.ids:
             self.connect_all(one)
+        alternates = False
         for attempt in range(3 * len(self.cluster.ids)):
-            # Elections are by hand here: each voter's time-out comes in turn. Between them there
-            # is time to go back along the longest tail, entry by entry, as the library does.
+            # Elections are by hand here: each voter's time-out comes in turn.
             self.cluster[self.cluster.ids[attempt % len(self.cluster.ids)]].campaign()
+            seen = []
             for _ in range(20):
+                forward = self.witness.refused_forward
+                # To go back along a long tail, entry by entry, takes the library some time.
                 self.cluster.step(rounds=20)
                 if self.settled():
                     return
-        raise Violation("never settled")
+                alternates |= self.witness.refused_forward > forward
+                if self.positions() in seen:
+                    break
+                seen.append(self.positions())
+        raise Violation(ALTERNATES if alternates else "never settled", str(self.positions()))
+
+    def positions(self) -> list[tuple[object, ...]]:
+        """Where everybody is; the same again after a while: nothing will come of it any more."""
+        views = [self.cluster[node].view() for node in self.cluster.ids]
+        return [
+            (view.term, view.applied_index, view.entries[-1].index, tuple(view.nexts.values()))
+            for view in views
+        ]
 
     def settled(self) -> bool:
         """One leader, and everybody applied all of its log, which ends in its own term."""

@@ -68,6 +68,7 @@ class StockNode:
 
     def view(self) -> View:
         matches = self.core._SyncObj__raftMatchIndex if self.leads else {}
+        nexts = self.core._SyncObj__raftNextIndex if self.leads else {}
         return View(
             term=self.term,
             leads=self.leads,
@@ -75,6 +76,7 @@ class StockNode:
             commit_index=int(self.core.raftCommitIndex),
             applied_index=self.applied_index,
             matches={int(node.id): index for node, index in matches.items()},
+            nexts={int(node.id): index for node, index in nexts.items()},
         )
 
     @property

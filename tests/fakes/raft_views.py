@@ -18,6 +18,8 @@ class View:
     applied_index: int
     #: For a leader: the index up to which it believes each other voter to hold its log.
     matches: dict[int, int]
+    #: For a leader: the index of what it sends next to each other voter.
+    nexts: dict[int, int]
 
     def term_at(self, index: int) -> int | None:
         """Term of the entry at an index; None if the journal does not hold one."""

@@ -17,6 +17,7 @@ from dataclasses import replace
 
 from millstream_raft.raft_messages import (
     AppendEntries,
+    AppendReply,
     Envelope,
     InstallSnapshot,
     LogEntry,
@@ -33,6 +34,8 @@ UNVERIFIED = "S2"
 STALE_ACK = "S3"
 #: A restart found a journal that did not begin at its snapshot, and wiped the tail that matches.
 WIPED_AT_START = "S6"
+#: Refusals move a leader's position forward and back for ever.
+ALTERNATES = "S11"
 WIPED_BY_SNAPSHOT = "matching tail wiped by a snapshot that arrived"
 LOST_IN_CRASH = "lost in a crash"
 REPLACED = "replaced by a conflicting entry"
@@ -59,6 +62,8 @@ class QuorumWitness:
         self._left: dict[int, dict[Position, str]] = {node: {} for node in views}
         #: By leader and voter: in which term the acknowledgement was given that counts now.
         self._acknowledged_in: dict[tuple[int, int], int] = {}
+        #: How many refusals moved a leader's position forward.
+        self.refused_forward = 0
 
     def stepped(
         self, node: int, before: View, after: View, sender: int, envelope: Envelope | None
@@ -69,6 +74,8 @@ class QuorumWitness:
         self._note_commit(node, before, after, message)
         if envelope and after.matches.get(sender, 0) > before.matches.get(sender, 0):
             self._acknowledged_in[(node, sender)] = envelope.sender_term
+        if isinstance(message, AppendReply) and message.reset:
+            self.refused_forward += after.nexts.get(sender, 0) > before.nexts.get(sender, 0) > 0
         self._removed(node, before, after, why_removed(before, after, message))
         if message is None and after.leads and after.commit_index > before.commit_index:
             self._check_commit(node, after)
@@ -77,7 +84,7 @@ class QuorumWitness:
     def crashed(self, node: int, on_disk: Sequence[LogEntry]) -> None:
         """A voter is down; these entries are what is left. Raises Violation."""
         before = self.views[node]
-        after = replace(before, leads=False, entries=list(on_disk), matches={})
+        after = replace(before, leads=False, entries=list(on_disk), matches={}, nexts={})
         self.views[node] = after
         self._removed(node, before, after, LOST_IN_CRASH)
 
