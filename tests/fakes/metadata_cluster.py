@@ -2,7 +2,7 @@
 
 import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import grpc
@@ -34,8 +34,8 @@ class FakeNode:
     server: grpc.aio.Server
     epochs: list[int] = field(default_factory=list)
     sessions_lost: int = 0
-    # What the node says of itself.
-    healthy: bool = True
+    # For how long an operation on its disk has been running, as it says.
+    stuck_ms: int = 0
 
     async def kill(self) -> None:
         """End without a word, as kill -9 does: nobody listens on the port any more."""
@@ -82,6 +82,7 @@ class MetadataCluster:
         incarnation: bytes = b"a" * 16,
         previous_epoch: int = 0,
         clean_shutdown: bool = False,
+        cut_logs: Sequence[tuple[bytes, int]] = (),
         port: int = 0,
         on_registered: Callable[[int], Awaitable[None]] | None = None,
     ) -> FakeNode:
@@ -98,8 +99,8 @@ class MetadataCluster:
             assert fake is not None
             fake.sessions_lost += 1
 
-        def is_healthy() -> bool:
-            return fake is None or fake.healthy
+        def stuck_ms() -> int:
+            return 0 if fake is None else fake.stuck_ms
 
         own = identity(node_id, port, set(roles or ("broker",)), incarnation)
         config = ClusterConfig(session_timeout_ms=self._session_timeout_ms, reconnect_ms_min=10)
@@ -113,9 +114,10 @@ class MetadataCluster:
                 directory_id=bytes([node_id]) * 16 if "coordinator" not in roles else b"",
                 previous_epoch=previous_epoch,
                 clean_shutdown=clean_shutdown,
+                cut_logs=cut_logs,
                 on_registered=on_registered or note_epoch,
                 on_session_lost=on_session_lost,
-                is_healthy=is_healthy,
+                stuck_ms=stuck_ms,
             ),
         )
         MetadataServicer(view, config, self.bootstrap).register(server)

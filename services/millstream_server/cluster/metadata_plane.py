@@ -1,6 +1,6 @@
 """What a node's services may ask of the metadata plane, as a protocol. ``ClusterView`` keeps it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -93,11 +93,14 @@ class NodeRegistration:
     # Node epoch held before the last stop, 0 for none, and whether that stop was clean.
     previous_epoch: int = 0
     clean_shutdown: bool = False
+    # (topic id, partition) of logs that lost something when they were recovered (invariant 7).
+    cut_logs: Sequence[tuple[bytes, int]] = ()
     # Awaited with the node epoch before the first heartbeat under it, hence before anything is
     # served under it: a broker makes the epoch durable here (invariant 7).
     on_registered: Callable[[int], Awaitable[None]] | None = None
-    # Asked before each heartbeat and registration; while it is False none is sent, so that a node
-    # whose disk hangs is fenced. None: always healthy.
-    is_healthy: Callable[[], bool] | None = None
+    # For how long the present operation on this node's disk has been running, milliseconds. Past
+    # half a session no heartbeat and no registration is sent until it ends, so that a node whose
+    # disk hangs is fenced. None: no disk.
+    stuck_ms: Callable[[], int] | None = None
     # Called when the controller ended the session (fenced, or replaced); registration is retried.
     on_session_lost: Callable[[], None] | None = None

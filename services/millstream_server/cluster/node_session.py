@@ -2,8 +2,8 @@
 
 The session is counted by this node's own monotonic clock from the *send* of the last heartbeat
 that was answered (invariant 3; see ``session_lease``): whatever the controller believes, this node
-then stops first. A node that is not healthy sends no heartbeats: a disk that hangs must not stay a
-leader because another thread says that all is well.
+then stops first. A node whose disk hangs sends no heartbeats: it must not stay a leader because
+another thread says that all is well.
 """
 
 import asyncio
@@ -26,12 +26,13 @@ from millstream_server.runtime.errors import ServiceError, error_of, raise_statu
 from millstream_server.runtime.identity import NodeIdentity
 from millstream_server.runtime.ports import Clock
 from millstream_server.v1 import controller_service_pb2 as pb
+from millstream_server.v1 import metadata_command_pb2 as command_pb
 
 _log = structlog.get_logger()
 # The session itself is over, as opposed to the connection that carried it.
 _SESSION_OVER = frozenset({"STALE_NODE_EPOCH", "NODE_ID_IN_USE", "CLUSTER_MISMATCH"})
 _HEARTBEATS_IN_FLIGHT_MAX = 16
-_HEALTH_POLL_S = 0.05
+_DISK_POLL_S = 0.05
 
 
 class NodeSessionClient:
@@ -92,7 +93,7 @@ class NodeSessionClient:
             self._config.reconnect_ms_min, self._config.reconnect_ms_max, self._random
         )
         while True:
-            await self._until_healthy()
+            await self._until_unstuck()
             address = self._client.leader_address()
             try:
                 await self._client.unless_elsewhere(address, self._hold_session(address, backoff))
@@ -192,7 +193,7 @@ class NodeSessionClient:
     async def _heartbeats(self, registered: pb.Registered) -> AsyncIterator[pb.NodeHeartbeat]:
         sequence = 0
         while True:
-            await self._until_healthy()
+            await self._until_unstuck()
             self._hurry.clear()
             sequence += 1
             yield pb.NodeHeartbeat(
@@ -243,14 +244,15 @@ class NodeSessionClient:
             _log.warning("the followed image is old", version=image.version, newest=ack.version)
             self._leave_followed_node(address)
 
-    async def _until_healthy(self) -> None:
-        is_healthy = self._registration.is_healthy
-        if is_healthy is None or is_healthy():
+    async def _until_unstuck(self) -> None:
+        stuck_ms = self._registration.stuck_ms
+        limit_ms = self._config.session_timeout_ms // 2
+        if stuck_ms is None or stuck_ms() <= limit_ms:
             return
-        _log.error("no heartbeats are sent: this node is not healthy")
-        while not is_healthy():  # noqa: ASYNC110 - asked by a clock, as nothing may happen at all
-            await asyncio.sleep(_HEALTH_POLL_S)
-        _log.info("heartbeats are sent again")
+        _log.error("the disk hangs: no heartbeats are sent until it works", stuck_ms=stuck_ms())
+        while stuck_ms() > limit_ms:  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(_DISK_POLL_S)
+        _log.info("the disk works again: heartbeats are sent")
 
     def _registration_message(self) -> pb.Registration:
         return pb.Registration(
@@ -265,5 +267,9 @@ class NodeSessionClient:
             directory_id=self._registration.directory_id,
             previous_epoch=self._registration.previous_epoch,
             clean_shutdown=self._registration.clean_shutdown,
+            cut_logs=[
+                command_pb.PartitionId(topic_id=topic_id, partition=partition)
+                for topic_id, partition in self._registration.cut_logs
+            ],
             session_timeout_ms=self._config.session_timeout_ms,
         )

@@ -73,7 +73,7 @@ class LogDirectory:
         config.validate()
         self.path = path
         self.config = config
-        self.health = DirectoryHealth(path)
+        self.health = DirectoryHealth(path, clock)
         # Random, 16 bytes, made once; known after ``open`` (invariant 7).
         self.directory_id = b""
         # Node epoch last recorded before this start; None if there was none.
@@ -83,6 +83,9 @@ class LogDirectory:
         # What ``open`` had to do.
         self.recovery = RecoveryProgress()
         self.logs: dict[tuple[bytes, int], Log] = {}
+        # Logs that ``open`` cut a tail off, or found damaged: their replicas can prove no place
+        # in the in-sync set (invariant 7).
+        self.cut_logs: list[LogKey] = []
         self._files = files
         self._clock = clock
         self._random = random
@@ -174,6 +177,8 @@ class LogDirectory:
             cut_bytes=now.cut_bytes + recovered.cut_bytes,
             damaged_logs=now.damaged_logs + (recovered.state.damage is not None),
         )
+        if recovered.cut_bytes or recovered.state.damage is not None:
+            self.cut_logs.append(key)
         self._adopt(key, self.config.log_defaults, recovered)
         if progress is not None:
             progress(self.recovery)

@@ -42,6 +42,9 @@ def test_a_cut_at_every_byte_leaves_the_whole_batches_before_it() -> None:
         assert again.read_all() == expected[:whole]
         assert again.log.end_offset == 2 * whole
         assert again.directory.recovery.cut_bytes == size - ([0, *ends][whole])
+        # Such a replica cannot prove that it lacks nothing (invariant 7).
+        was_cut = size not in (0, *ends)
+        assert again.directory.cut_logs == ([again.log.key] if was_cut else [])
         again.append(make_batch())
         assert again.acknowledged == [(2 * whole, 2 * whole + 1)]
 
