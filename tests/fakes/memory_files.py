@@ -222,16 +222,20 @@ class MemoryFiles:
         inode.cached, inode.durable = bytearray(content), bytearray(content)
         inode.clean()
 
-    def free_bytes(self) -> int | None:
-        """Room left; None without a limit."""
-        if self.capacity_bytes is None:
-            return None
+    def used_bytes(self) -> int:
+        """Bytes of all files."""
         used = {
             id(inode): len(inode.cached)
             for folder in self._folders.values()
             for inode in folder.cached.values()
         }
-        return max(0, self.capacity_bytes - sum(used.values()))
+        return sum(used.values())
+
+    def free_bytes(self) -> int | None:
+        """Room left; None without a limit."""
+        if self.capacity_bytes is None:
+            return None
+        return max(0, self.capacity_bytes - self.used_bytes())
 
     def fault_for(self, operation: str, path: str) -> Fault | None:
         """The fault that strikes now, if any."""

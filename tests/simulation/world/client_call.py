@@ -56,6 +56,8 @@ class SimCall:
         self._news = asyncio.Event()
         self._status: tuple[grpc.StatusCode, str, MetadataPairs] | None = None
         self._ended = asyncio.Event()
+        # Connected, or over.
+        self._prepared = asyncio.Event()
         self._cancelled_here = False
         self._half_closed = False
         self._unread_bytes = 0
@@ -82,6 +84,7 @@ class SimCall:
         if self._status is not None:
             return
         self._connection = connection
+        self._prepared.set()
         connection.client_calls[self] = None
         self._server_call = connection.server.new_call(connection, self)
         connection.up.send(self._server_call.begin)
@@ -131,6 +134,7 @@ class SimCall:
             self._connection.client_calls.pop(self, None)
         self._channel.remove(self)
         self._ended.set()
+        self._prepared.set()
         self._news.set()
         self._room.set()
         for callback in self._callbacks:
@@ -160,7 +164,9 @@ class SimCall:
 
     def time_remaining(self) -> float | None:
         """See ``grpc.aio.Call``."""
-        return None if self._deadline_at is None else max(0.0, self._deadline_at - self._loop.time())
+        return (
+            None if self._deadline_at is None else max(0.0, self._deadline_at - self._loop.time())
+        )
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         """See ``grpc.aio.Call``."""
@@ -193,8 +199,7 @@ class SimCall:
 
     async def wait_for_connection(self) -> None:
         """See ``grpc.aio.Call``."""
-        while self._connection is None and self._status is None:
-            await asyncio.sleep(0.001)
+        await self._prepared.wait()
         self._raise_for_status()
 
     def _raise_for_status(self) -> None:

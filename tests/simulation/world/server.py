@@ -161,9 +161,7 @@ class ServerCall:
                 self._loop.call_exception_handler(
                     {"message": f"{self._client.method} raised", "exception": error}
                 )
-        if self._aborted is not None:
-            code, details = self._code, self._details
-        elif self._code is not None and code is grpc.StatusCode.OK:
+        if self._aborted is not None or (self._code is not None and code is grpc.StatusCode.OK):
             code, details = self._code, self._details
         self._finish(code, details)
 

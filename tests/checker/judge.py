@@ -1,0 +1,286 @@
+"""The anomalies of a history, by the names that ``jepsen.tests.kafka`` gives them, and some more.
+
+The version order of a key is its offsets in order, with the value at each; it is taken from
+acknowledged sends, from sends of unknown outcome that a read proves, and from all polls. Offsets
+may have gaps, so places are counted as indexes in that order. Pure, and linear in the history but
+for sorting.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from tests.checker.history import History, Key, Outcome, Poll, Read, Send, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Anomaly:
+    """Something that may not happen."""
+
+    name: str
+    key: Key
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.name} in {self.key}: {self.text}"
+
+
+@dataclass
+class Versions:
+    """The version order of one key."""
+
+    # Offset → the values seen there, in order of first sight.
+    values: dict[int, list[Value]] = field(default_factory=lambda: defaultdict(list))
+    # Value → offsets where it was seen.
+    offsets: dict[Value, list[int]] = field(default_factory=lambda: defaultdict(list))
+    index: dict[int, int] = field(default_factory=dict)
+    # Values given to a consumer, with the lowest offset of each.
+    read: dict[Value, int] = field(default_factory=dict)
+    read_offsets: set[int] = field(default_factory=set)
+
+    def see(self, offset: int, value: Value) -> None:
+        """The value stands at the offset."""
+        if value not in self.values[offset]:
+            self.values[offset].append(value)
+        if offset not in self.offsets[value]:
+            self.offsets[value].append(offset)
+
+    def number(self) -> None:
+        """Number the offsets."""
+        self.index = {offset: number for number, offset in enumerate(sorted(self.values))}
+
+
+@dataclass(frozen=True, slots=True)
+class Expectations:
+    """What the history may be held to."""
+
+    # Every acknowledged value was to be read at the end: the last phase read everything.
+    read_all: bool = True
+    # True if an acknowledged send may be lost by what it promised and what happened.
+    excused: Callable[[Send], bool] = lambda send: False
+
+
+def judge(history: History, expectations: Expectations | None = None) -> list[Anomaly]:
+    """All anomalies of a history."""
+    return list(_Judge(history, expectations or Expectations()).run())
+
+
+class _Judge:
+    def __init__(self, history: History, expectations: Expectations) -> None:
+        self._history = history
+        self._expectations = expectations
+        self._sends = {(send.key, send.value): send for send in history.sends}
+        self._versions: dict[Key, Versions] = defaultdict(Versions)
+        for poll in history.polls:
+            for key, reads in poll.reads.items():
+                versions = self._versions[key]
+                for offset, value in reads:
+                    versions.see(offset, value)
+                    versions.read[value] = min(offset, versions.read.get(value, offset))
+                    versions.read_offsets.add(offset)
+        for send in history.sends:
+            if send.outcome is Outcome.OK and send.offset is not None:
+                self._versions[send.key].see(send.offset, send.value)
+        for versions in self._versions.values():
+            versions.number()
+
+    def run(self) -> Iterator[Anomaly]:
+        """Every rule in turn."""
+        for name, text in self._history.noted:
+            yield Anomaly(name, None, text)
+        for key, versions in self._versions.items():
+            yield from self._inconsistent(key, versions)
+            yield from self._duplicates(key, versions)
+            yield from self._aborted(key, versions)
+        yield from self._lost()
+        yield from self._polls()
+        yield from self._send_order()
+        yield from self._end_offsets()
+        yield from self._commits()
+        yield from self._owners()
+
+    def _inconsistent(self, key: Key, versions: Versions) -> Iterator[Anomaly]:
+        for offset, values in versions.values.items():
+            if len(values) > 1:
+                yield Anomaly("inconsistent-offsets", key, f"offset {offset} holds {values}")
+
+    def _duplicates(self, key: Key, versions: Versions) -> Iterator[Anomaly]:
+        for value, offsets in versions.offsets.items():
+            send = self._sends.get((key, value))
+            if len(offsets) > 1 and (send is None or send.idempotent):
+                yield Anomaly("duplicate", key, f"{value!r} stands at {sorted(offsets)}")
+
+    def _aborted(self, key: Key, versions: Versions) -> Iterator[Anomaly]:
+        for value in versions.read:
+            send = self._sends.get((key, value))
+            if send is None:
+                yield Anomaly("phantom", key, f"{value!r} was read, and nobody sent it")
+            elif send.outcome is Outcome.FAIL:
+                yield Anomaly("G1a", key, f"{value!r} was read; its send failed: {send.error}")
+
+    def _lost(self) -> Iterator[Anomaly]:
+        highest = {
+            key: max(versions.read.values(), default=-1) for key, versions in self._versions.items()
+        }
+        for send in self._history.sends:
+            if send.outcome is not Outcome.OK or self._expectations.excused(send):
+                continue
+            versions = self._versions[send.key]
+            if send.value in versions.read:
+                continue
+            at = f"acknowledged at {send.offset} ({send.durability})"
+            if send.offset is not None and send.offset <= highest.get(send.key, -1):
+                bound = highest[send.key]
+                yield Anomaly(
+                    "lost-write", send.key, f"{send.value!r}, {at}; read up to {bound}, not this"
+                )
+            elif self._expectations.read_all:
+                yield Anomaly("unseen", send.key, f"{send.value!r}, {at}, was never read")
+
+    def _polls(self) -> Iterator[Anomaly]:
+        last: dict[tuple[object, Key], tuple[int, int]] = {}
+        for poll in self._history.polls:
+            for key, reads in poll.reads.items():
+                index = self._versions[key].index
+                yield from self._within(poll, key, reads, index)
+                before = last.get((poll.process, key))
+                if before is not None and before[0] == poll.assignment and reads:
+                    step = index[reads[0][0]] - index[before[1]]
+                    if step > 1:
+                        text = f"{poll.process} went from {before[1]} to {reads[0][0]}"
+                        yield Anomaly("poll-skip", key, text)
+                    elif step < 1:
+                        text = f"{poll.process} went from {before[1]} back to {reads[0][0]}"
+                        yield Anomaly("nonmonotonic-poll", key, text)
+                if reads:
+                    last[poll.process, key] = (poll.assignment, reads[-1][0])
+
+    def _within(
+        self, poll: Poll, key: Key, reads: Iterable[Read], index: dict[int, int]
+    ) -> Iterator[Anomaly]:
+        before: int | None = None
+        for offset, _ in reads:
+            if before is not None:
+                step = index[offset] - index[before]
+                if step > 1:
+                    text = f"{poll.process} was given {offset} after {before}"
+                    yield Anomaly("int-poll-skip", key, text)
+                elif step < 1:
+                    text = f"{poll.process} was given {offset} after {before}"
+                    yield Anomaly("int-nonmonotonic-poll", key, text)
+            before = offset
+
+    def _send_order(self) -> Iterator[Anomaly]:
+        """Sends of one producer in its order; and whatever was acknowledged before another send
+        began stands below it."""
+        by_key: dict[Key, list[Send]] = defaultdict(list)
+        for send in self._history.sends:
+            if send.outcome is Outcome.OK and send.offset is not None:
+                by_key[send.key].append(send)
+        for key, sends in by_key.items():
+            last: dict[object, Send] = {}
+            for send in sends:
+                before = last.get(send.process)
+                if before is not None and _offset(send) <= _offset(before):
+                    text = (
+                        f"{send.process} sent {before.value!r} to {before.offset}, "
+                        f"then {send.value!r} to {send.offset}"
+                    )
+                    yield Anomaly("nonmonotonic-send", key, text)
+                last[send.process] = send
+            yield from _real_time(key, sends)
+
+    def _end_offsets(self) -> Iterator[Anomaly]:
+        acknowledged = sorted(
+            (send.completed_line, send.key, _offset(send) + 1)
+            for send in self._history.sends
+            if send.outcome is Outcome.OK
+            and send.offset is not None
+            and not self._expectations.excused(send)
+        )
+        known: dict[Key, int] = {}
+        asked = sorted(self._history.end_offsets, key=lambda one: one.begun_line)
+        answered = sorted(self._history.end_offsets, key=lambda one: one.line)
+        done = taken = 0
+        for seen in asked:
+            while done < len(acknowledged) and acknowledged[done][0] < seen.begun_line:
+                _, key, end = acknowledged[done]
+                known[key] = max(end, known.get(key, 0))
+                done += 1
+            while taken < len(answered) and answered[taken].line < seen.begun_line:
+                earlier = answered[taken]
+                known[earlier.key] = max(earlier.offset, known.get(earlier.key, 0))
+                taken += 1
+            if seen.offset < known.get(seen.key, 0):
+                text = f"{seen.process} was told {seen.offset}, after {known[seen.key]} was known"
+                yield Anomaly("end-offset-back", seen.key, text)
+
+    def _commits(self) -> Iterator[Anomaly]:
+        known: dict[Key, int] = {}
+        answered = sorted(self._history.commits, key=lambda one: one.line)
+        taken = 0
+        for seen in sorted(self._history.commits, key=lambda one: one.begun_line):
+            while taken < len(answered) and answered[taken].line < seen.begun_line:
+                earlier = answered[taken]
+                known[earlier.key] = max(earlier.offset, known.get(earlier.key, 0))
+                taken += 1
+            if seen.offset < known.get(seen.key, 0):
+                text = f"{seen.process} saw {seen.offset}, after {known[seen.key]}"
+                yield Anomaly("commit-regression", seen.key, text)
+
+    def _owners(self) -> Iterator[Anomaly]:
+        by_key = defaultdict(list)
+        for owned in self._history.owned:
+            by_key[owned.key].append(owned)
+        for key, periods in by_key.items():
+            until: tuple[float, object] = (-1.0, None)
+            for period in sorted(periods, key=lambda one: one.begin_line):
+                if period.begin_line < until[0] and period.process != until[1]:
+                    text = f"{period.process} began at {period.begin_line}, {until[1]} still owned"
+                    yield Anomaly("double-ownership", key, text)
+                end = float("inf") if period.end_line is None else period.end_line
+                until = max(until, (end, period.process), key=lambda one: one[0])
+
+
+def _real_time(key: Key, sends: list[Send]) -> Iterator[Anomaly]:
+    ends = sorted(sends, key=lambda send: send.completed_line)
+    taken = 0
+    highest: Send | None = None
+    for send in sorted(sends, key=lambda send: send.invoked_line):
+        while taken < len(ends) and ends[taken].completed_line < send.invoked_line:
+            if highest is None or _offset(ends[taken]) > _offset(highest):
+                highest = ends[taken]
+            taken += 1
+        if highest is not None and _offset(send) < _offset(highest):
+            text = (
+                f"{send.value!r} went to {send.offset}, though {highest.value!r} was "
+                f"acknowledged at {highest.offset} before it began"
+            )
+            yield Anomaly("realtime-order", key, text)
+
+
+def _offset(send: Send) -> int:
+    assert send.offset is not None
+    return send.offset
+
+
+def lost_places(history: History, anomalies: Iterable[Anomaly]) -> Counter[str]:
+    """Where in the life of its writer a lost value was: prefix, middle or postfix of what the
+    writer had acknowledged and was read. A report, no anomaly."""
+    lost = {(one.key, one.text.split("'")[1]) for one in anomalies if one.name == "lost-write"}
+    places: Counter[str] = Counter()
+    by_writer = defaultdict(list)
+    for send in history.sends:
+        if send.outcome is Outcome.OK:
+            by_writer[send.process, send.key].append(send)
+    for sends in by_writer.values():
+        fates = [(send.key, str(send.value)) in lost for send in sends]
+        if True not in fates:
+            continue
+        kept = [number for number, is_lost in enumerate(fates) if not is_lost]
+        for number, is_lost in enumerate(fates):
+            if is_lost:
+                early = not kept or number < kept[0]
+                late = bool(kept) and number > kept[-1]
+                places["lost-prefix" if early else "lost-postfix" if late else "lost-middle"] += 1
+    return places

@@ -1,0 +1,129 @@
+"""How often the branches of each rule ran, seen from outside: production code counts nothing for
+the simulator. What is seen are steps of the image, the brokers' own counters and their recovery.
+"""
+
+from collections import Counter
+
+from millstream_raft.delta import Delta
+from millstream_server.broker.app import BrokerApp
+from tests.simulation.world.nodes import BrokerMachine
+from tests.simulation.world.world import World
+
+#: What a campaign must have seen at least once, by rule.
+WANTED = (
+    "1a: controller elected",
+    "1a: late forward of a deposed controller",
+    "1a: two believed to lead",
+    "2: leader changed",
+    "3: broker fenced",
+    "3: broker registered again",
+    "5: partition without a leader",
+    "11: NOT_LEADER",
+    "22: producer compared with its log",
+    "32: directory offline",
+    "33: DISK_FULL",
+    "34: recovery cut a torn tail",
+    "34: recovery of an unclean stop",
+    "37: clean stop",
+)
+
+
+class Branches:
+    """Counts for one world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._counts: Counter[str] = Counter()
+        self._apps: list[BrokerApp] = []
+        self._newest = 0
+        world.broker_observers.append(self._observe)
+
+    def note(self, branch: str, times: int) -> None:
+        """A branch was seen."""
+        self._counts[branch] += times
+
+    def _observe(self, machine: BrokerMachine) -> None:
+        self._apps.append(machine.app)
+        recovery = machine.app.directory.recovery
+        if machine.app.directory.clean_shutdown:
+            self.note("37: clean stop", 1)
+        elif machine.app.directory.previous_node_epoch:
+            self.note("34: recovery of an unclean stop", 1)
+        if recovery.cut_bytes:
+            self.note("34: recovery cut a torn tail", 1)
+        if recovery.damaged_logs:
+            self.note("34: recovery found rot", recovery.damaged_logs)
+        machine.view.subscribe(self._image_stepped)
+
+    def _image_stepped(self, delta: Delta) -> None:
+        if delta.image.version <= self._newest:
+            return
+        self._newest = delta.image.version
+        before, after = delta.previous, delta.image
+        if delta.controller_changed:
+            self.note("1a: controller elected", 1)
+        for node_id, node in after.nodes.items():
+            old = before.nodes.get(node_id)
+            if old is None or old is node:
+                continue
+            if node.fenced and not old.fenced:
+                self.note("3: broker fenced", 1)
+            if node.epoch != old.epoch:
+                self.note("3: broker registered again", 1)
+            if node.shutting_down and not old.shutting_down:
+                self.note("3: broker asked to stop", 1)
+        for topic_id in delta.changed_topic_ids:
+            old_topic = before.topics.get(topic_id)
+            if old_topic is None:
+                continue
+            new_topic = after.topics[topic_id]
+            for was, now in zip(old_topic.partitions, new_topic.partitions, strict=False):
+                if was is not now:
+                    self._partition_stepped(was, now)
+
+    def _partition_stepped(self, was: object, now: object) -> None:
+        before, after = was, now
+        names = {
+            "leader_id": "2: leader changed",
+            "isr": "4: in-sync set changed",
+            "elr": "6: eligible leaders changed",
+            "last_known_elr": "7: last known eligible leaders changed",
+            "recovering": "7: recovering changed",
+        }
+        for field, name in names.items():
+            if getattr(before, field) != getattr(after, field):
+                self.note(name, 1)
+        if getattr(after, "leader_id") is None:  # noqa: B009 - typed as object on purpose
+            self.note("5: partition without a leader", 1)
+
+    def counts(self) -> dict[str, int]:
+        """All branches seen."""
+        counts = Counter(self._counts)
+        counts["22: producer compared with its log"] = counts.pop("producers_compared", 0)
+        for app in self._apps:
+            for (api, reason), times in app.counters.errors.items():
+                rule = _RULES.get(reason, "39")
+                counts[f"{rule}: {reason}" if rule != "39" else f"39: {api} {reason}"] += times
+            if app.directory.offline_reason is not None:
+                counts["32: directory offline"] += 1
+        quorum = self._world.quorum.counts
+        counts["1a: late forward of a deposed controller"] += quorum.get("late_forwards", 0)
+        counts["1a: two believed to lead"] += quorum.get("two_leaders", 0)
+        return {name: times for name, times in counts.items() if times}
+
+
+_RULES = {
+    "NOT_LEADER": "11",
+    "NOT_ENOUGH_REPLICAS": "11",
+    "NOT_ENOUGH_REPLICAS_AFTER_APPEND": "11",
+    "FENCED_LEADER_EPOCH": "13",
+    "UNKNOWN_LEADER_EPOCH": "13",
+    "OFFSET_NOT_AVAILABLE": "18",
+    "DUPLICATE_SEQUENCE": "21",
+    "OUT_OF_ORDER_SEQUENCE": "21",
+    "UNKNOWN_PRODUCER": "21",
+    "INVALID_PRODUCER_EPOCH": "21",
+    "DISK_FULL": "33",
+    "STORAGE_ERROR": "32",
+    "LOG_DAMAGED": "34",
+}

@@ -1,0 +1,214 @@
+"""What must hold at every moment, read from the state of all nodes (rules 1, 2, 6, 9, 10, 16, 17,
+19, 20 and 22 of the design). Nothing here asks production code whether all is well.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from millstream_raft.image import Image, PartitionState
+from millstream_server.broker.partition import Role
+from millstream_server.storage.producers import ProducerTable
+from tests.checker.history import History
+from tests.simulation.world.logs_on_disk import LogKey, LogScan, StoredBatch
+from tests.simulation.world.nodes import BrokerMachine
+from tests.simulation.world.world import World
+
+LOGS_EVERY_S = 0.5
+
+
+class Violation(Exception):
+    """A rule was broken. ``name`` is the kind."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(f"{name}: {text}")
+        self.name = name
+        self.text = text
+
+
+class Invariants:
+    """Looks at all brokers after every ``every``-th event, and at their logs twice a second."""
+
+    def __init__(self, world: World, history: History, every: int) -> None:
+        self._world = world
+        self._history = history
+        self._every = every
+        self._events = 0
+        self._logs_at = 0.0
+        # Keys whose acknowledged records may be lost: their promise was outdone.
+        self.excused: set[LogKey] = set()
+        # Topic ids by name, for the history's keys.
+        self.topic_names: dict[bytes, str] = {}
+        # (key, leader epoch) → the broker that leads in it.
+        self._leaders: dict[tuple[LogKey, int], int] = {}
+        # (key, partition epoch) → the partition's state: the same in every image.
+        self._states: dict[tuple[LogKey, int], PartitionState] = {}
+        self._images: dict[tuple[str, int], Image] = {}
+        # Of each process: (LE, HW) per key.
+        self._marks: dict[tuple[str, LogKey], tuple[int, int]] = {}
+        # What is below any high watermark, for ever: key → base offset → batch.
+        self._committed: dict[LogKey, dict[int, StoredBatch]] = {}
+        # Every batch by (key, base offset, leader epoch).
+        self._matching: dict[tuple[LogKey, int, int], StoredBatch] = {}
+        self._scans: dict[tuple[str, LogKey], LogScan] = {}
+        # How far each scan was compared with what is committed.
+        self._compared: dict[tuple[str, LogKey], int] = {}
+        self.acknowledged_end: dict[tuple[str, int], int] = {}
+        self.replicas_looked_at = 0
+
+    def after_event(self) -> None:
+        """Raises Violation."""
+        self._events += 1
+        if self._events % self._every:
+            return
+        self.look()
+        if self._world.loop.now - self._logs_at >= LOGS_EVERY_S:
+            self._logs_at = self._world.loop.now
+            self.look_at_logs()
+
+    def _serving(self) -> Iterator[BrokerMachine]:
+        return (machine for machine in self._world.brokers if machine.serves)
+
+    # Images and states
+
+    def look(self) -> None:
+        """Every image that is new, every replica."""
+        for machine in self._serving():
+            assert machine.process is not None
+            name = machine.process.name
+            image = machine.view.image
+            known = self._images.get((name, 0))
+            if image is not known:
+                self._look_at_image(name, known, image)
+                self._images[name, 0] = image
+            for key, replica in machine.app.hosted.replicas.items():
+                self._look_at_replica(machine, name, key, replica)
+
+    def _look_at_image(self, name: str, known: Image | None, image: Image) -> None:
+        if known is not None and image.version < known.version:
+            raise Violation("image-back", f"{name} went from {known.version} to {image.version}")
+        for topic in image.topics.values():
+            before = known.topics.get(topic.topic_id) if known is not None else None
+            if before is topic:
+                continue
+            self.topic_names[topic.topic_id] = topic.name
+            for partition in topic.partitions:
+                self._look_at_partition((topic.topic_id, partition.number), partition, topic.name)
+
+    def _look_at_partition(self, key: LogKey, state: PartitionState, topic: str) -> None:
+        epoch = (key, state.partition_epoch)
+        other = self._states.get(epoch)
+        if other is None:
+            self._states[epoch] = state
+            before = self._states.get((key, state.partition_epoch - 1))
+            if before is not None and before.leader_epoch > state.leader_epoch:
+                raise Violation("leader-epoch-back", f"{topic}-{key[1]}: {before} then {state}")
+        elif other != state:
+            raise Violation("metadata-diverged", f"{topic}-{key[1]}: {other} and {state}")
+        else:
+            return
+        replicas = set(state.replicas)
+        if set(state.isr) & set(state.elr):
+            raise Violation("isr-and-elr", f"{topic}-{key[1]}: {state}")
+        if not set(state.isr) | set(state.elr) <= replicas:
+            raise Violation("isr-not-replicas", f"{topic}-{key[1]}: {state}")
+        if state.leader_id is not None and state.leader_id not in state.isr:
+            raise Violation("leader-not-in-isr", f"{topic}-{key[1]}: {state}")
+
+    def _look_at_replica(
+        self, machine: BrokerMachine, name: str, key: LogKey, replica: Any
+    ) -> None:
+        self.replicas_looked_at += 1
+        state = replica.state
+        if state.high_watermark > state.end_offset:
+            raise Violation("hw-beyond-leo", f"{machine.host}: {state}")
+        mark = (state.leader_epoch, state.high_watermark)
+        before = self._marks.get((name, key))
+        if before == mark and state.role is not Role.LEADING:
+            return
+        self._marks[name, key] = mark
+        if before is not None:
+            if before[0] > mark[0]:
+                raise Violation("leader-epoch-back", f"{name}: {before} then {state}")
+            if before[0] == mark[0] and mark[1] < before[1] and key not in self.excused:
+                raise Violation("hw-back", f"{name}: {before} then {state}")
+        if state.role is Role.LEADING:
+            self._look_at_leader(machine, key, state)
+
+    def _look_at_leader(self, machine: BrokerMachine, key: LogKey, state: Any) -> None:
+        leader = self._leaders.setdefault((key, state.leader_epoch), machine.node_id)
+        if leader != machine.node_id:
+            text = f"{leader} and {machine.node_id}: {state}"
+            raise Violation("two-leaders", text)
+        if key in self.excused:
+            return
+        acknowledged = self.acknowledged_end.get((self.topic_names.get(key[0], ""), key[1]), 0)
+        if state.end_offset < acknowledged and self._is_newest(key, state.leader_epoch):
+            text = f"{machine.host} lacks what was acknowledged below {acknowledged}: {state}"
+            raise Violation("leader-incomplete", text)
+
+    def _is_newest(self, key: LogKey, leader_epoch: int) -> bool:
+        """A deposed leader that does not know it may lack what its successor acknowledged."""
+        return not any(epoch > leader_epoch for other, epoch in self._leaders if other == key)
+
+    # Logs
+
+    def look_at_logs(self) -> None:
+        """Compare what stands in the files of all running brokers."""
+        for machine in self._serving():
+            assert machine.process is not None
+            name = machine.process.name
+            for key, replica in machine.app.hosted.replicas.items():
+                if replica.log.failure is None and replica.state.role is not Role.IDLE:
+                    self._look_at_log(machine, name, key, replica)
+
+    def _look_at_log(self, machine: BrokerMachine, name: str, key: LogKey, replica: Any) -> None:
+        scan = self._scans.setdefault((name, key), LogScan())
+        generation = scan.generation
+        new = scan.take(machine.disk, replica.log)
+        if generation != scan.generation:
+            self._compared[name, key] = 0
+        where = f"{machine.host} {replica.state.topic}-{key[1]}"
+        for batch in new:
+            twin = self._matching.setdefault((key, batch.base_offset, batch.leader_epoch), batch)
+            if twin != batch and key not in self.excused:
+                raise Violation("log-matching", f"{where}: {twin} and {batch}")
+        before = None
+        for batch in new if len(new) < len(scan.batches) else scan.batches:
+            if before is not None and batch.base_offset != before.next_offset:
+                raise Violation("offsets-not-dense", f"{where}: {before} then {batch}")
+            before = batch
+        if key in self.excused:
+            return
+        committed = self._committed.setdefault(key, {})
+        done = self._compared.get((name, key), 0)
+        while done < len(scan.batches):
+            batch = scan.batches[done]
+            if batch.next_offset > replica.state.high_watermark:
+                break
+            known = committed.setdefault(batch.base_offset, batch)
+            if known != batch:
+                raise Violation("committed-changed", f"{where}: {known} became {batch}")
+            done += 1
+        self._compared[name, key] = done
+
+    def producers_match_logs(self) -> int:
+        """Producer state is a function of the log (rule 22); returns how many were compared."""
+        compared = 0
+        for machine in self._serving():
+            assert machine.process is not None
+            for replica in machine.app.hosted.replicas.values():
+                log = replica.log
+                scan = LogScan()
+                if log.failure is not None or log.start_offset:
+                    continue
+                scan.take(machine.disk, log)
+                table = ProducerTable()
+                for header in scan.headers:
+                    table.apply(header)
+                end, written = log.written_state()
+                if end == (scan.batches[-1].next_offset if scan.batches else 0):
+                    compared += len(table)
+                    if list(table) != list(written):
+                        text = f"{machine.host} {replica.state}: {list(table)} {list(written)}"
+                        raise Violation("producers-differ", text)
+        return compared

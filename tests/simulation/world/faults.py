@@ -1,0 +1,269 @@
+"""Makes the planned faults happen to a world, and undoes them when their time is over."""
+
+from collections.abc import Callable
+
+from tests.fakes.memory_files import Fault as DiskFault
+from tests.simulation.world.nodes import BrokerMachine, Machine
+from tests.simulation.world.plan import Fault
+from tests.simulation.world.world import World
+
+
+class FaultInjector:
+    """Called by the schedule; every fault that struck is counted and told."""
+
+    def __init__(self, world: World, churn: Callable[[Fault], None]) -> None:
+        self._world = world
+        self._churn = churn
+        self.struck: dict[str, int] = {}
+        # What happened, in words.
+        self.story: list[str] = []
+        # Hosts that lost power at some time, with the time.
+        self.power_losses: list[tuple[float, str]] = []
+
+    def strike(self, fault: Fault) -> None:
+        """Make a fault happen now."""
+        done = getattr(self, f"_{fault.kind}")(fault)
+        if done is None:
+            return
+        self.struck[fault.kind] = self.struck.get(fault.kind, 0) + 1
+        self.tell(done)
+
+    def tell(self, what: str) -> None:
+        """Add a line to the story."""
+        self.story.append(f"{self._world.loop.now:8.3f} s  {what}")
+
+    def _broker(self, fault: Fault) -> BrokerMachine | None:
+        running = [machine for machine in self._world.brokers if machine.running]
+        return running[fault.first % len(running)] if running else None
+
+    def _later(self, fault: Fault, action: Callable[[], None]) -> None:
+        self._world.loop.call_in(fault.lasts_s, action)
+
+    def boot(self, machine: Machine) -> None:
+        """Start a node unless it runs."""
+        if not machine.running:
+            self.tell(f"{machine.host} starts")
+            machine.boot()
+
+    # Processes and machines
+
+    def _kill(self, fault: Fault) -> str | None:
+        machine = self._broker(fault)
+        if machine is None:
+            return None
+        undone = machine.kill()
+        self._later(fault, lambda: self.boot(machine))
+        return f"{machine.host} is killed ({undone} operations of its threads never happened)"
+
+    def _power(self, fault: Fault) -> str | None:
+        machine = self._broker(fault)
+        if machine is None:
+            return None
+        self._cut_power(machine, fault)
+        return f"{machine.host} loses power"
+
+    def _power_all(self, fault: Fault) -> str:
+        for machine in self._world.machines:
+            self._cut_power(machine, fault)
+        return "all nodes lose power"
+
+    def _cut_power(self, machine: Machine, fault: Fault) -> None:
+        keep = (0.0, 0.5, 0.9, 1.0)[int(fault.amount * 4) % 4]
+        machine.lose_power(keep)
+        self.power_losses.append((self._world.loop.now, machine.host))
+        self._later(fault, lambda: self.boot(machine))
+
+    def _terminate(self, fault: Fault) -> str | None:
+        machine = self._broker(fault)
+        if machine is None or machine.process is None or machine.process.paused:
+            return None
+        machine.terminate()
+        machine.process.on_death(lambda: self._later(fault, lambda: self.boot(machine)))
+        return f"{machine.host} is asked to stop"
+
+    def _kill_metadata(self, fault: Fault) -> str | None:
+        running = [machine for machine in self._world.metadata if machine.running]
+        if not running:
+            return None
+        machine = running[fault.first % len(running)]
+        machine.kill()
+        self._later(fault, lambda: self.boot(machine))
+        return f"{machine.host} is killed"
+
+    def _pause(self, fault: Fault) -> str | None:
+        machine = self._broker(fault)
+        return None if machine is None else self._pause_machine(machine, fault)
+
+    def _pause_metadata(self, fault: Fault) -> str | None:
+        running = [machine for machine in self._world.metadata if machine.running]
+        return self._pause_machine(running[fault.first % len(running)], fault) if running else None
+
+    def _pause_machine(self, machine: Machine, fault: Fault) -> str | None:
+        process = machine.process
+        assert process is not None
+        if process.paused:
+            return None
+        process.pause()
+        self._later(fault, process.resume)
+        return f"{machine.host} is paused for {fault.lasts_s:.2f} s"
+
+    # The network
+
+    def _hosts(self, fault: Fault) -> tuple[str, str]:
+        hosts = [machine.host for machine in self._world.machines]
+        hosts += [process.host for process in self._world.clients]
+        first = hosts.pop(fault.first % len(hosts))
+        return first, hosts[fault.second % len(hosts)]
+
+    def _cut(self, fault: Fault) -> str:
+        first, second = self._hosts(fault)
+        self._cut_links([(first, second), (second, first)], fault)
+        return f"{first} and {second} are cut off from each other for {fault.lasts_s:.2f} s"
+
+    def _cut_one_way(self, fault: Fault) -> str:
+        first, second = self._hosts(fault)
+        self._cut_links([(first, second)], fault)
+        return f"nothing goes from {first} to {second} for {fault.lasts_s:.2f} s"
+
+    def _isolate(self, fault: Fault) -> str:
+        machines = self._world.machines
+        machine = machines[fault.first % len(machines)]
+        # From all nodes, or from the metadata nodes only; clients still reach it.
+        others = machines if fault.amount < 0.5 else self._world.metadata
+        links = []
+        for other in others:
+            if other is not machine:
+                links += [(machine.host, other.host), (other.host, machine.host)]
+        self._cut_links(links, fault)
+        who = "all nodes" if fault.amount < 0.5 else "the metadata nodes"
+        return f"{machine.host} is cut off from {who} for {fault.lasts_s:.2f} s"
+
+    def _cut_links(self, links: list[tuple[str, str]], fault: Fault) -> None:
+        network = self._world.network
+        for source, target in links:
+            network.cut(source, target)
+
+        def heal() -> None:
+            for source, target in links:
+                network.heal(source, target)
+
+        self._later(fault, heal)
+
+    def _reset(self, fault: Fault) -> str | None:
+        connections = list(self._world.network.connections)
+        if not connections:
+            return None
+        connection = connections[fault.first * 7 % len(connections)]
+        ends = connection.client.host, connection.server.process.host
+        connection.break_up("connection reset by peer")
+        return f"a connection from {ends[0]} to {ends[1]} is reset"
+
+    def _delay(self, fault: Fault) -> str:
+        first, second = self._hosts(fault)
+        link = self._world.network.link(first, second)
+        link.extra_s = fault.amount * 0.8
+
+        def end() -> None:
+            link.extra_s = 0.0
+
+        self._later(fault, end)
+        return f"{first} to {second} takes up to {link.extra_s:.2f} s for {fault.lasts_s:.2f} s"
+
+    # Disks
+
+    def _slow_disk(self, fault: Fault) -> str | None:
+        machine = self._broker(fault)
+        if machine is None:
+            return None
+        machine.speed.extra_s = fault.amount
+
+        def end() -> None:
+            machine.speed.extra_s = 0.0
+
+        self._later(fault, end)
+        return f"the disk of {machine.host} takes {fault.amount:.2f} s for {fault.lasts_s:.2f} s"
+
+    def _sync_error(self, fault: Fault) -> str | None:
+        return self._fail_disk(fault, DiskFault("sync", skip=fault.second % 3, times=1))
+
+    def _write_error(self, fault: Fault) -> str | None:
+        short = fault.second * 7
+        return self._fail_disk(
+            fault, DiskFault("write", skip=fault.second % 3, times=1, short_bytes=short)
+        )
+
+    def _fail_disk(self, fault: Fault, disk_fault: DiskFault) -> str | None:
+        machine = self._broker(fault)
+        if machine is None:
+            return None
+        machine.disk.faults.append(disk_fault)
+
+        def end() -> None:
+            if disk_fault in machine.disk.faults:
+                machine.disk.faults.remove(disk_fault)
+            self._replace_disk_user(machine)
+
+        self._later(fault, end)
+        return f"a {disk_fault.operation} on {machine.host} will fail with EIO"
+
+    def _replace_disk_user(self, machine: BrokerMachine) -> None:
+        """Its supervisor restarts a broker whose directory is offline."""
+        if machine.serves and machine.app.hosted.offline is not None:
+            assert machine.process is not None
+            if not machine.process.paused:
+                self.tell(f"{machine.host} is restarted, its log directory is offline")
+                machine.kill()
+                self.boot(machine)
+
+    def _disk_full(self, fault: Fault) -> str | None:
+        machine = self._broker(fault)
+        if machine is None or machine.disk.capacity_bytes is not None:
+            return None
+        room = fault.second * 20
+        machine.disk.capacity_bytes = machine.disk.used_bytes() + room
+
+        def end() -> None:
+            machine.disk.capacity_bytes = None
+
+        self._later(fault, end)
+        return f"the disk of {machine.host} has {room} bytes left for {fault.lasts_s:.2f} s"
+
+    # Clocks and metadata
+
+    def _wall_jump(self, fault: Fault) -> str | None:
+        machine = self._broker(fault)
+        if machine is None or machine.process is None:
+            return None
+        jump_ms = int((fault.amount - 0.5) * 2 * 3_600_000)
+        machine.wall_offset_ms += jump_ms
+        machine.process.wall_offset_ms += jump_ms
+        return f"the wall clock of {machine.host} jumps by {jump_ms / 1000:.0f} s"
+
+    def _step_down(self, fault: Fault) -> str | None:
+        if self._world.quorum.leader_id is None:
+            return None
+        self._world.quorum.step_down()
+        return "the leader of the quorum loses its place"
+
+    def _topic_churn(self, fault: Fault) -> str | None:
+        self._churn(fault)
+        return "a topic is created, or deleted and created again"
+
+    # The end
+
+    def heal(self) -> None:
+        """Undo everything and start what does not run."""
+        world = self._world
+        world.network.heal_all()
+        world.quorum.faults.lose_entry = world.quorum.faults.lose_outcome = 0.0
+        for machine in world.machines:
+            machine.disk.faults.clear()
+            machine.disk.capacity_bytes = None
+            machine.speed.extra_s = 0.0
+            if machine.process is not None and machine.process.paused:
+                machine.process.resume()
+        for broker in world.brokers:
+            self._replace_disk_user(broker)
+        for machine in world.machines:
+            self.boot(machine)
+        self.tell("everything is healed")

@@ -1,0 +1,164 @@
+"""What happens in a schedule: drawn from its seed before it begins, so that it can be shrunk.
+
+Swarm testing: each seed draws its own subset of the fault classes and its own weights, since
+faults of all kinds at once hide one another.
+"""
+
+from dataclasses import dataclass, replace
+from random import Random
+
+# Fault classes, by name: how often a seed has it, and the longest time that one lasts, seconds.
+CLASSES: dict[str, tuple[float, float]] = {
+    "kill": (0.6, 4.0),
+    "power": (0.5, 6.0),
+    "power_all": (0.25, 4.0),
+    "terminate": (0.3, 4.0),
+    "kill_metadata": (0.4, 4.0),
+    "pause": (0.4, 6.0),
+    "pause_metadata": (0.2, 6.0),
+    "cut": (0.4, 6.0),
+    "cut_one_way": (0.3, 6.0),
+    "isolate": (0.4, 6.0),
+    "reset": (0.4, 0.0),
+    "delay": (0.3, 5.0),
+    "slow_disk": (0.3, 3.0),
+    "sync_error": (0.25, 3.0),
+    "write_error": (0.2, 1.0),
+    "disk_full": (0.2, 3.0),
+    "wall_jump": (0.2, 0.0),
+    "step_down": (0.4, 0.0),
+    "topic_churn": (0.3, 1.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One planned fault. What it strikes is found by number among what there is then."""
+
+    at: float
+    kind: str
+    # Numbers of what it strikes, modulo how many there are.
+    first: int
+    second: int
+    # 0 to 1: how hard.
+    amount: float
+    lasts_s: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.at:7.3f} s  {self.kind} ({self.first}, {self.second}, {self.amount:.2f}) "
+            f"for {self.lasts_s:.2f} s"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPlan:
+    """A topic of the schedule."""
+
+    name: str
+    partitions: int
+    replication_factor: int
+    configs: tuple[tuple[str, str], ...]
+
+    @property
+    def fsync(self) -> bool:
+        """True if acknowledged means on the disk."""
+        return dict(self.configs).get("flush.mode", "fsync") == "fsync"
+
+
+@dataclass(frozen=True, slots=True)
+class WriterPlan:
+    """A writer of the schedule."""
+
+    topic: int
+    acks: str
+    idempotent: bool
+    pause_s: float
+    # Largest value, bytes: with large ones the logs roll.
+    bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A schedule."""
+
+    seed: int
+    brokers: int
+    voters: int
+    lasts_s: float
+    topics: tuple[TopicPlan, ...]
+    writers: tuple[WriterPlan, ...]
+    faults: tuple[Fault, ...]
+    # Of the network: usual delay, seconds.
+    delay_s: tuple[float, float]
+    drift_ppm: tuple[int, ...]
+    lose_outcome: float
+    lose_entry: float
+
+    def with_faults(self, faults: tuple[Fault, ...]) -> "Plan":
+        """The same with other faults."""
+        return replace(self, faults=faults)
+
+
+def draw_plan(seed: int, *, faults: bool = True, replication_factor: int = 1) -> Plan:
+    """The schedule of a seed."""
+    random = Random(f"{seed}/plan")
+    brokers = 3
+    lasts_s = random.uniform(6, 16)
+    topics = tuple(_topic(random, number, replication_factor) for number in range(2))
+    writers = tuple(_writer(random, number % len(topics)) for number in range(3))
+    disturbed = faults and random.random() < 0.6
+    return Plan(
+        seed=seed,
+        brokers=brokers,
+        voters=random.choice((1, 3, 3)),
+        lasts_s=lasts_s,
+        topics=topics,
+        writers=writers,
+        faults=_faults(random, lasts_s) if faults else (),
+        delay_s=random.choice(((0.0001, 0.0005), (0.0005, 0.003), (0.001, 0.02))),
+        drift_ppm=tuple(random.randint(-200, 200) if faults else 0 for _ in range(brokers)),
+        lose_outcome=random.choice((0.0, 0.02, 0.1)) if disturbed else 0.0,
+        lose_entry=random.choice((0.0, 0.02, 0.1)) if disturbed else 0.0,
+    )
+
+
+def _topic(random: Random, number: int, replication_factor: int) -> TopicPlan:
+    configs = {"segment.bytes": str(random.choice((65_536, 65_536, 1 << 28)))}
+    if random.random() < 0.3:
+        configs["flush.mode"] = "page_cache"
+    return TopicPlan(
+        f"topic{number}", random.choice((1, 2, 3)), replication_factor, tuple(configs.items())
+    )
+
+
+def _writer(random: Random, topic: int) -> WriterPlan:
+    idempotent = random.random() < 0.7
+    acks = "all" if idempotent or random.random() < 0.5 else "1"
+    bytes_max = random.choice((40, 40, 3_000))
+    return WriterPlan(topic, acks, idempotent, random.choice((0.02, 0.05, 0.2)), bytes_max)
+
+
+def _faults(random: Random, lasts_s: float) -> tuple[Fault, ...]:
+    weights = {
+        kind: random.random() for kind, (chance, _) in CLASSES.items() if random.random() < chance
+    }
+    if not weights:
+        return ()
+    pause_s = random.choice((0.3, 1.0, 2.5))
+    found = []
+    at = random.uniform(2.0, 3.0)
+    while at < lasts_s:
+        kind = random.choices(list(weights), list(weights.values()))[0]
+        found.append(
+            Fault(
+                at,
+                kind,
+                random.randrange(60),
+                random.randrange(60),
+                random.random(),
+                random.uniform(0.05, max(0.06, CLASSES[kind][1])),
+            )
+        )
+        at += random.expovariate(1 / pause_s)
+    return tuple(found)

@@ -1,0 +1,329 @@
+"""Plays one schedule: a world, its clients and its faults, then healing, draining and judging."""
+
+import asyncio
+import random as random_module
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from millstream._client import methods
+from millstream._client.async_io import AsyncClient
+from millstream._client.config import ClientConfig
+from millstream._errors import MillstreamError
+from millstream.v1 import metadata_service_pb2 as metadata
+from millstream_server.broker.partition import Role
+from tests.checker.history import History, Send
+from tests.checker.judge import Expectations, judge
+from tests.simulation.world.branches import Branches
+from tests.simulation.world.checks import Invariants, Violation
+from tests.simulation.world.clients import Reader, Writer, client_process, opener
+from tests.simulation.world.faults import FaultInjector
+from tests.simulation.world.loop import Deadlock
+from tests.simulation.world.plan import Fault, Plan, TopicPlan
+from tests.simulation.world.quorum import QuorumFaults
+from tests.simulation.world.world import World, simulation
+
+_SETTLE_S = 30.0
+_DRAIN_S = 120.0
+_STEP_S = 0.25
+
+
+@dataclass
+class Report:
+    """What a schedule did and found."""
+
+    seed: int
+    events: int = 0
+    trace: int = 0
+    simulated_s: float = 0.0
+    acknowledged: int = 0
+    read: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    branches: dict[str, int] = field(default_factory=dict)
+    violations: list[tuple[str, str]] = field(default_factory=list)
+    story: list[str] = field(default_factory=list)
+
+    @property
+    def names(self) -> set[str]:
+        """Kinds of the violations."""
+        return {name for name, _ in self.violations}
+
+
+def play(plan: Plan, *, check_every: int = 10) -> Report:
+    """Play a schedule; violations are in the report."""
+    # What the standard library draws by itself (asyncio, uuid) must not differ either.
+    random_module.seed(plan.seed)
+    faults = QuorumFaults(lose_outcome=plan.lose_outcome, lose_entry=plan.lose_entry)
+    with simulation(
+        lambda: World(plan.seed, brokers=plan.brokers, voters=plan.voters, quorum_faults=faults)
+    ) as world:
+        return _Schedule(world, plan, check_every).run()
+
+
+class _Schedule:
+    def __init__(self, world: World, plan: Plan, check_every: int) -> None:
+        self._world = world
+        self._plan = plan
+        self._report = Report(plan.seed)
+        self.history = History()
+        self._invariants = Invariants(world, self.history, check_every)
+        self._injector = FaultInjector(world, self._churn)
+        self._branches = Branches(world)
+        self._writers: list[Writer] = []
+        self._readers: list[Reader] = []
+        self._admin: Any = None
+        self._made: set[str] = set()
+        world.network.delay_s = plan.delay_s
+        for machine, drift in zip(world.brokers, plan.drift_ppm, strict=True):
+            machine.drift_ppm = drift
+
+    def run(self) -> Report:
+        """Play it all."""
+        world, report = self._world, self._report
+        world.loop.after_event = self._after_event
+        try:
+            self._play()
+            self._judge()
+        except Violation as violation:
+            report.violations.append((violation.name, violation.text))
+        except Deadlock as deadlock:
+            report.violations.append(("deadlock", str(deadlock)))
+        for message, error, process in world.loop.failures:
+            report.violations.append(("unhandled-error", f"{process}: {message}: {error!r}"))
+        for event, error, process in world.logged:
+            if error is not None and not isinstance(error, OSError):
+                report.violations.append(("logged-error", f"{process}: {event}: {error!r}"))
+        report.events, report.trace = world.loop.events, world.loop.trace
+        report.simulated_s = world.loop.now
+        report.acknowledged = world.counts.get("acknowledged", 0)
+        report.read = world.counts.get("read", 0)
+        report.faults = self._injector.struck
+        report.counts = {**world.counts, **world.quorum.counts}
+        report.branches = self._branches.counts()
+        report.story = self._injector.story
+        return report
+
+    def _after_event(self) -> None:
+        self._invariants.after_event()
+
+    # The course of things
+
+    def _play(self) -> None:
+        world, plan = self._world, self._plan
+        world.boot_all()
+        self._start_admin()
+        for topic in plan.topics:
+            self._admin.spawn(self._create(topic))
+        self._until(lambda: len(self._made) == len(plan.topics), _SETTLE_S, "no-topics")
+        for fault in plan.faults:
+            world.loop.call_in(fault.at, self._strike, fault)
+        self._start_clients()
+        world.run_for(plan.lasts_s)
+        for writer in self._writers:
+            writer.stopping = True
+        self._injector.heal()
+        self._drain()
+
+    def _strike(self, fault: Fault) -> None:
+        self._injector.strike(fault)
+        self._excuse()
+
+    def _start_clients(self) -> None:
+        for number, writer in enumerate(self._plan.writers, 1):
+            topic = self._plan.topics[writer.topic]
+            self._writers.append(
+                Writer(
+                    self._world,
+                    self.history,
+                    number,
+                    topic.name,
+                    topic.partitions,
+                    acks=writer.acks,
+                    idempotent=writer.idempotent,
+                    pause_s=writer.pause_s,
+                    bytes_max=writer.bytes_max,
+                    acknowledged=self._acknowledged,
+                )
+            )
+        self._add_readers()
+        for client in (*self._writers, *self._readers):
+            client.start()
+
+    def _add_readers(self) -> list[Reader]:
+        added = []
+        for topic in self._plan.topics:
+            for partition in range(topic.partitions):
+                number = len(self._readers) + 1
+                reader = Reader(self._world, self.history, number, topic.name, partition)
+                self._readers.append(reader)
+                added.append(reader)
+        return added
+
+    def _acknowledged(self, send: Send) -> None:
+        if send.offset is not None and not self._is_excused(send):
+            ends = self._invariants.acknowledged_end
+            ends[send.key] = max(send.offset + 1, ends.get(send.key, 0))  # type: ignore[index]
+
+    def _drain(self) -> None:
+        self._until(
+            lambda: all(writer.stopped for writer in self._writers), _DRAIN_S, "writers-stuck"
+        )
+        self._until(self._settled, _DRAIN_S, "not-settled")
+        for reader in self._add_readers():
+            reader.start()
+        for reader in self._readers:
+            reader.until = self._end_of(reader.topic, reader.partition)
+        self._until(
+            lambda: all(reader.finished for reader in self._readers), _DRAIN_S, "readers-stuck"
+        )
+
+    def _until(self, condition: Callable[[], bool], limit_s: float, otherwise: str) -> None:
+        loop = self._world.loop
+        end = loop.now + limit_s
+        while not condition():
+            if loop.now >= end:
+                raise Violation(otherwise, self._state())
+            self._world.run_for(_STEP_S)
+
+    def _state(self) -> str:
+        lines = [
+            f"{machine.host}: {replica.state}"
+            for machine in self._world.brokers
+            if machine.serves
+            for replica in machine.app.hosted.replicas.values()
+        ]
+        lines += [
+            f"reader of {reader.topic}-{reader.partition} at {reader.next_offset} of "
+            f"{reader.until}: {reader.last_error}"
+            for reader in self._readers
+            if not reader.finished
+        ]
+        lines += [
+            f"{machine.host} gave up: {machine.gave_up!r}"
+            for machine in self._world.machines
+            if machine.gave_up is not None
+        ]
+        return "\n    ".join(lines)
+
+    def _leader_of(self, topic: str, partition: int) -> Any:
+        """The replica that leads by the newest image; None if it does not serve yet."""
+        serving = [machine for machine in self._world.brokers if machine.serves]
+        if not serving:
+            return None
+        image = max((machine.view.image for machine in serving), key=lambda one: one.version)
+        found = image.topic(topic)
+        if found is None or partition >= len(found.partitions):
+            return None
+        state = found.partitions[partition]
+        for machine in serving:
+            replica = machine.app.hosted.replicas.get((found.topic_id, partition))
+            if (
+                machine.node_id == state.leader_id
+                and replica is not None
+                and replica.state.role is Role.LEADING
+                and replica.state.leader_epoch == state.leader_epoch
+            ):
+                return replica
+        return None
+
+    def _settled(self) -> bool:
+        for topic in self._plan.topics:
+            for partition in range(topic.partitions):
+                replica = self._leader_of(topic.name, partition)
+                if replica is None or replica.state.high_watermark != replica.state.end_offset:
+                    return False
+        return True
+
+    def _end_of(self, topic: str, partition: int) -> int:
+        replica = self._leader_of(topic, partition)
+        if replica is None:
+            raise Violation("not-settled", self._state())
+        return int(replica.state.high_watermark)
+
+    # Judging
+
+    def _judge(self) -> None:
+        self._invariants.look()
+        self._invariants.look_at_logs()
+        self._branches.note("producers_compared", self._invariants.producers_match_logs())
+        excused = {self._name_of(key) for key in self._invariants.excused}
+        found = judge(self.history, Expectations(excused=self._is_excused))
+        for anomaly in found:
+            if anomaly.key not in excused:
+                self._report.violations.append((anomaly.name, str(anomaly)))
+
+    def _name_of(self, key: tuple[bytes, int]) -> tuple[str, int]:
+        return self._invariants.topic_names.get(key[0], ""), key[1]
+
+    def _excuse(self) -> None:
+        """Page-cache mode promises nothing once as many machines lost power as replicas must be in
+        sync, and nothing of a disk that failed."""
+        hosts = {host for _, host in self._injector.power_losses if host.startswith("b")}
+        outdone = len(hosts) >= 1 or self._injector.struck.get("sync_error", 0) > 0
+        if not outdone:
+            return
+        cached = {topic.name for topic in self._plan.topics if not topic.fsync}
+        for machine in self._world.brokers:
+            if not machine.serves:
+                continue
+            for topic in machine.view.image.topics.values():
+                if topic.name in cached:
+                    self._invariants.excused.update(
+                        (topic.topic_id, partition.number) for partition in topic.partitions
+                    )
+
+    def _is_excused(self, send: Send) -> bool:
+        excused = {self._name_of(key) for key in self._invariants.excused}
+        return send.key in excused
+
+    # Administration
+
+    def _start_admin(self) -> None:
+        self._admin = client_process(self._world, "admin")
+        self._client = AsyncClient(
+            ClientConfig.resolve(
+                None,
+                bootstrap_servers=",".join(one.address for one in self._world.brokers),
+                default_api_timeout_ms=20_000,
+            ),
+            clock=self._admin,
+            chance=self._admin.random,
+            open_channel=opener(self._world, self._admin),
+        )
+
+    async def _create(self, topic: TopicPlan) -> None:
+        request = metadata.CreateTopicRequest(
+            name=topic.name,
+            partition_count=topic.partitions,
+            replication_factor=topic.replication_factor,
+            configs=dict(topic.configs),
+        )
+        while topic.name not in self._made:
+            try:
+                await self._client.start()
+                await self._client.call(methods.CREATE_TOPIC, request)
+                self._made.add(topic.name)
+            except MillstreamError as error:
+                self._world.count(f"admin_error_{error.code}")
+                if error.code == "TOPIC_ALREADY_EXISTS":
+                    self._made.add(topic.name)
+                await asyncio.sleep(_STEP_S)
+
+    def _churn(self, fault: Fault) -> None:
+        self._admin.spawn(self._create_or_delete(f"churn{fault.second % 2}"))
+
+    async def _create_or_delete(self, name: str) -> None:
+        call = self._client.call
+        try:
+            await call(methods.DELETE_TOPIC, metadata.DeleteTopicRequest(name=name))
+        except MillstreamError as error:
+            self._world.count(f"admin_error_{error.code}")
+        try:
+            await call(
+                methods.CREATE_TOPIC,
+                metadata.CreateTopicRequest(name=name, partition_count=1, replication_factor=1),
+            )
+            self._world.count("topics_churned")
+        except MillstreamError as error:
+            self._world.count(f"admin_error_{error.code}")
