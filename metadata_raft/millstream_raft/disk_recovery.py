@@ -1,9 +1,8 @@
 """When a voter that lost its disk may come back, and what it must promise then.
 
 A voter that forgot everything is dangerous in two ways. It may vote again in a term in which it
-voted already, and two leaders follow. And what it acknowledged counts as stored, so that it and one
-voter that lags behind may elect a leader that lacks committed entries. Both are ruled out by one
-fact and one promise (after Viewstamped Replication Revisited, §4.3):
+voted already, and two leaders follow. And what it acknowledged counts as stored, so it and a voter
+that lags behind may elect a leader that lacks committed entries. A fact and a promise rule it out.
 
 The fact, which ``LostDisk`` establishes while **all other voters** answer and the lost voter is
 down: they all follow one leader in one term, and all of them have committed the log up to an index
@@ -13,12 +12,12 @@ that the leader's log reached *after* they were found so.
   term, nor acknowledged entries of one. A higher term in which it stood itself got no vote that
   counts: who gave it one would be in that term.
 - Whatever it acknowledged and was committed is in the leader's log (Raft, leader completeness),
-  hence below that index, hence on the disks of all others.
+  hence below that index, hence on the disks of all others. Whoever of them leads later has it.
 
-The promise: with an empty log it takes over that term, with its vote given to that leader, and it
-is silent (neither votes nor stands for election) until its own log is committed up to that index.
-What it acknowledges meanwhile is true. So when it votes again it lacks nothing committed that it
-ever acknowledged, and no term has two votes of it that count.
+The promise: it takes over that term, with its vote given to that leader, and is silent (neither
+votes nor stands for election) until its own log is committed up to that index; see ``silence``. So
+its vote can do no harm even if one of the others turns out not to hold what it said. What it
+acknowledges meanwhile is true, and counts.
 """
 
 from collections.abc import Mapping

@@ -242,6 +242,69 @@ def test_rewritten_file_is_covered_by_its_header():
         load(files)
 
 
+def cut(files: CrashFiles, size: int) -> CrashFiles:
+    files.change(PATH, files.content(PATH)[:size])
+    return files
+
+
+def test_every_cut_below_the_mark_is_refused_and_none_above():
+    files = fresh()
+    journal = load(files)
+    append(journal, 2, 4)
+    journal.sync()
+    mark = journal.mark
+    append(journal, 5, 6)
+    journal.sync()
+    for size in range(HEADER_BYTES, journal.size_bytes):
+        left = cut(files.after_kill(), size)
+        if size < mark.synced_bytes:
+            with pytest.raises(DirectoryDamaged, match="were on the disk"):
+                Journal("/raft", left, stop_node, mark=mark)
+        else:
+            assert Journal("/raft", left, stop_node, mark=mark).last_index >= 4
+
+
+def test_mark_counts_only_what_is_synced():
+    files = fresh()
+    journal = load(files)
+    append(journal, 2, 4)
+    assert journal.mark.synced_bytes < journal.size_bytes
+    Journal("/raft", files.after_power_loss(), stop_node, mark=journal.mark)
+
+
+def test_mark_of_a_file_that_was_replaced_says_nothing():
+    files = fresh()
+    journal = load(files)
+    append(journal, 2, 30)
+    journal.sync()
+    mark = journal.mark
+    journal.trim_to(25)
+    assert journal.size_bytes < mark.synced_bytes
+    assert Journal("/raft", files.after_power_loss(), stop_node, mark=mark).last_index == 30
+
+
+def test_mark_of_the_first_file_says_nothing_of_the_first_snapshots():
+    files = fresh()
+    journal = load(files)
+    append(journal, 2, 30, term=1)
+    journal.sync()
+    mark = journal.mark
+    journal.restart_at(FIRST_ENTRY, entry(2, term=3))
+    assert Journal("/raft", files.after_power_loss(), stop_node, mark=mark).last_index == 2
+
+
+def test_torn_tail_above_the_mark_is_cut():
+    files = fresh()
+    journal = load(files)
+    append(journal, 2, 4)
+    journal.sync()
+    mark = journal.mark
+    append(journal, 5, 5)
+    journal.sync()
+    left = cut(files.after_kill(), journal.size_bytes - 1)
+    assert Journal("/raft", left, stop_node, mark=mark).last_index == 4
+
+
 @pytest.mark.parametrize("size", [0, 5, HEADER_BYTES - 1, HEADER_BYTES])
 def test_file_without_an_entry_is_refused(size):
     files = fresh()

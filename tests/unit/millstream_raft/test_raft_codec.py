@@ -9,6 +9,7 @@ from millstream_raft.raft_codec import MalformedMessage, decode, encode
 from millstream_raft.raft_messages import (
     AppendEntries,
     AppendReply,
+    EntriesLost,
     Envelope,
     InstallSnapshot,
     LogEntry,
@@ -33,6 +34,7 @@ MESSAGES = [
     AppendReply(7, True, False),
     AppendReply(2, False, True),
     TermNotice(),
+    EntriesLost(7),
 ]
 
 

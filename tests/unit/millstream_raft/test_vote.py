@@ -3,11 +3,13 @@
 import pytest
 
 from millstream_raft.directory_errors import DirectoryDamaged, NewerFormat
+from millstream_raft.journal_format import JournalMark
 from millstream_raft.vote import Promises, VoteFile, encode_vote
 from tests.fakes.crash_files import Crash, CrashFiles
 from tests.fakes.raft_cluster import NodeStopped, stop_node
 
 PATH = "/raft/vote"
+MARK = JournalMark(first_index=3, whole_bytes=100, synced_bytes=250)
 
 
 def fresh() -> CrashFiles:
@@ -53,6 +55,36 @@ def test_crash_at_every_operation_leaves_the_old_vote_or_the_new_one():
         for found in (files.after_power_loss(), files.after_kill()):
             vote = load(found)
             assert (vote.term, vote.voted_for) in {(6, 1), (7, 2)}
+
+
+def test_silence_and_mark_survive_a_vote_and_power_loss():
+    files = fresh()
+    vote = load(files)
+    vote.be_silent_until(12)
+    vote.mark_journal(MARK)
+    vote.store(7, 3)
+    vote = load(files.after_power_loss())
+    assert (vote.silent_until, vote.journal_mark) == (12, MARK)
+    assert (vote.term, vote.voted_for) == (7, 3)
+
+
+def test_mark_is_stored_with_a_vote_but_writes_nothing_by_itself():
+    files = fresh()
+    vote = load(files)
+    vote.store(7, 3)
+    files.operations.clear()
+    vote.store(7, 3, MARK)
+    assert files.operations == []
+    vote.store(8, None, MARK)
+    assert load(files.after_power_loss()).journal_mark == MARK
+
+
+def test_silence_ends():
+    files = fresh()
+    vote = load(files)
+    vote.be_silent_until(12)
+    vote.be_silent_until(0)
+    assert load(files.after_power_loss()).silent_until == 0
 
 
 def test_failed_sync_stops_the_node():
