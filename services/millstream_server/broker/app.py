@@ -120,6 +120,7 @@ class BrokerApp:
             clean_shutdown=self.directory.clean_shutdown,
             cut_logs=self.directory.cut_logs,
             on_registered=self._record_epoch,
+            stuck_ms=self.directory.health.stuck_ms,
         )
 
     async def _record_epoch(self, epoch: int) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 
+from millstream_server.runtime.ports import Clock
 from millstream_server.storage.errors import DirectoryOfflineError, DiskFullError, StorageError
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -15,11 +16,30 @@ def is_refusal(error: OSError) -> bool:
 
 
 class DirectoryHealth:
-    """The first fatal failure of a directory; it stays for as long as the process runs."""
+    """The first fatal failure of a directory, which stays for as long as the process runs; and
+    whether its disk hangs, which may pass."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, clock: Clock) -> None:
         self._path = path
+        self._clock = clock
+        # When the operation that runs now began, monotonic. The directory's thread writes it, the
+        # event loop reads it.
+        self._operation_since_ms: int | None = None
         self.failure: DirectoryOfflineError | None = None
+
+    def begin_operation(self) -> None:
+        """An operation on the disk begins; the one before it, if any, is over."""
+        self._operation_since_ms = self._clock.monotonic_ms()
+
+    def end_operations(self) -> None:
+        """Nothing is asked of the disk any more."""
+        self._operation_since_ms = None
+
+    def stuck_ms(self) -> int:
+        """For how long the present operation has been running; 0 without one. A disk that hangs
+        fails nothing, so a broker watches this to give up its leaders (see ``NodeRegistration``)."""
+        since_ms = self._operation_since_ms
+        return 0 if since_ms is None else self._clock.monotonic_ms() - since_ms
 
     def check(self) -> None:
         """Raises DirectoryOfflineError once the directory has failed."""

@@ -188,6 +188,7 @@ class DirectoryWriter:
             assert isinstance(rounds, dict)
             rounds.setdefault(id(log), _LogRound(log)).appends.append(item)
         self._running = True
+        self._directory.health.begin_operation()
         self._executor.submit(
             lambda: self._execute(steps), lambda _, error: self._finish(steps, error)
         )
@@ -199,6 +200,7 @@ class DirectoryWriter:
         failed: dict[Log, StorageError] = {}
         for step in steps:
             if isinstance(step, _Work):
+                self._directory.health.begin_operation()
                 try:
                     step.log.check()
                     step.result = step.action()
@@ -206,6 +208,7 @@ class DirectoryWriter:
                     step.error = error
             else:
                 self._execute_round(list(step.values()), failed)
+        self._directory.health.begin_operation()
         try:
             self._directory.save_points()
         except StorageError:
@@ -219,6 +222,7 @@ class DirectoryWriter:
                 continue
             generation = log.generation
             part.current = [one for one in part.appends if one.staged.generation == generation]
+            self._directory.health.begin_operation()
             try:
                 part.written, part.error = log.write([one.staged for one in part.current])
             except StorageError as error:
@@ -228,6 +232,7 @@ class DirectoryWriter:
         synced = False
         for part in rounds:
             if part.written and part.log.config.flush_mode is FlushMode.FSYNC:
+                self._directory.health.begin_operation()
                 try:
                     part.log.sync()
                     synced = True
@@ -257,6 +262,7 @@ class DirectoryWriter:
     def _finish(self, steps: list[_Step], error: BaseException | None) -> None:
         """Back on the loop: settle the logs, tell everybody, start the next job."""
         self._running = False
+        self._directory.health.end_operations()
         if error is not None:  # a defect of ours: nobody may be told that all went well
             _fail_all(steps, self._directory.health.fail("writing", error))
         calls: list[Callable[[], None]] = []

@@ -168,3 +168,36 @@ def test_what_was_not_written_is_not_told() -> None:
     appender.append(make_batch())
     assert appender.errors
     assert told == []
+
+
+def test_an_operation_that_hangs_is_seen_until_it_ends() -> None:
+    appender = Appender()
+    health = appender.directory.health
+    assert health.stuck_ms() == 0
+    appender.submit(make_batch())
+    appender.clock.advance(2_000)  # the executor's thread is blocked by the disk
+    assert health.stuck_ms() == 2_000
+    appender.submit(make_batch())
+    assert health.stuck_ms() == 2_000
+    appender.executor.step()
+    assert health.stuck_ms() == 0  # the next job has just begun
+    appender.clock.advance(5)
+    assert health.stuck_ms() == 5
+    appender.executor.run()
+    appender.clock.advance(60_000)
+    assert health.stuck_ms() == 0
+
+
+def test_a_long_job_of_short_operations_does_not_count_as_stuck() -> None:
+    appender = Appender()
+    seen: list[int] = []
+
+    def slow() -> None:
+        seen.append(appender.directory.health.stuck_ms())
+        appender.clock.advance(1_000)
+
+    appender.submit(make_batch())
+    for _ in range(5):
+        appender.writer.run(appender.log, slow, lambda _, error: None)
+    appender.executor.run()
+    assert seen == [0] * 5
