@@ -37,7 +37,7 @@ class DirectoryHealth:
 
     def stuck_ms(self) -> int:
         """For how long the present operation has been running; 0 without one. A disk that hangs
-        fails nothing, so a broker watches this to give up its leaders (see ``NodeRegistration``)."""
+        fails nothing, so a node watches this to give up its leaders (see ``NodeRegistration``)."""
         since_ms = self._operation_since_ms
         return 0 if since_ms is None else self._clock.monotonic_ms() - since_ms
 

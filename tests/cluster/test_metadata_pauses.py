@@ -1,0 +1,100 @@
+"""A stopped metadata node holds up nobody for long: not those who follow its image, not writes."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from millstream import Admin, NewTopic
+from millstream_server.local_cluster import LocalCluster, NodePlan
+
+_LIMIT_S = 30.0
+# A pause that nobody was meant to sit out; noticing it takes about a second.
+_NOTICED_S = 8.0
+# A write that waited for the stopped controller itself would take five seconds and more.
+_WRITE_S = 4.5
+_FOLLOWED = re.compile(
+    r'"address": ?"([^"]+)".*image is followed"|image is followed\b.*address=(\S+)'
+)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    config = {"log.level": "debug", "default.replication.factor": 1}
+    made = LocalCluster.create(
+        tmp_path_factory.mktemp("pauses"), brokers=2, coordinators=1, config=config
+    )
+    with made:
+        made.start()
+        yield made
+
+
+def until(condition: Callable[[], bool], limit_s: float = _LIMIT_S) -> float:
+    """Wait; the seconds that it took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < limit_s, "it did not come about in time"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def followed_by(node: NodePlan) -> str:
+    """Address of the metadata node whose image a node follows, by its log."""
+    found = [one or two for one, two in _FOLLOWED.findall(node.log_path.read_text())]
+    return found[-1] if found else ""
+
+
+def leader_id(admin: Admin) -> int | None:
+    return admin.describe_quorum().leader_id
+
+
+def stop(cluster: LocalCluster, node: NodePlan) -> Callable[[], None]:
+    """SIGSTOP; returns what lets the node go on."""
+    pid = cluster.pid(node.name)
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    return lambda: os.kill(pid, signal.SIGCONT)
+
+
+def test_a_broker_leaves_a_stopped_metadata_node_within_its_session(cluster: LocalCluster) -> None:
+    broker, other = cluster.plan.with_role("broker")
+    by_address = {node.address: node for node in cluster.plan.with_role("metadata")}
+    with (
+        Admin(bootstrap_servers=broker.address) as admin,
+        Admin(bootstrap_servers=other.address) as elsewhere,
+    ):
+        until(lambda: followed_by(broker) in by_address)
+        stopped = by_address[followed_by(broker)]
+        epochs = {node.node_id: node.epoch for node in admin.describe_cluster().nodes}
+        go_on = stop(cluster, stopped)
+        try:
+            elsewhere.create_topics([NewTopic("while-stopped", 1)])
+            with Admin(bootstrap_servers=broker.address) as fresh:
+                fresh.wait_for_topics(["while-stopped"], timeout=_NOTICED_S)
+            assert followed_by(broker) != stopped.address
+            nodes = {node.node_id: node for node in elsewhere.describe_cluster().nodes}
+        finally:
+            go_on()
+        for one in (broker, other):
+            assert not nodes[one.node_id].fenced
+            assert nodes[one.node_id].epoch == epochs[one.node_id]
+
+
+def test_a_stopped_controller_holds_up_no_write(cluster: LocalCluster) -> None:
+    broker = cluster.plan.with_role("broker")[0]
+    with Admin(bootstrap_servers=broker.address) as admin:
+        until(lambda: leader_id(admin) is not None)
+        leader = cluster.node_by_id(leader_id(admin) or 0)
+        go_on = stop(cluster, leader)
+        try:
+            began = time.monotonic()
+            admin.create_topics([NewTopic("without-controller", 1)])
+            assert time.monotonic() - began < _WRITE_S
+            until(lambda: leader_id(admin) not in (None, leader.node_id))
+        finally:
+            go_on()
+        assert admin.describe_topics(["without-controller"])
