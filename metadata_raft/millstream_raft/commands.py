@@ -129,6 +129,12 @@ def _expire_sessions(builder: ImageBuilder, command: pb.ExpireSessions) -> None:
             builder.drop_session(idle.session_id)
 
 
+def _change_reassignment_throttle(
+    builder: ImageBuilder, command: pb.ChangeReassignmentThrottle
+) -> None:
+    builder.reassignment_bytes_per_s = command.bytes_per_s
+
+
 _APPLY: Mapping[str, Callable[[ImageBuilder, Any], None]] = {
     "controller_elected": commands_nodes.apply_controller_elected,
     "register_node": commands_nodes.apply_register_node,
@@ -144,6 +150,11 @@ _APPLY: Mapping[str, Callable[[ImageBuilder, Any], None]] = {
     "change_partition": commands_partitions.apply_change_partition,
     "remove_damaged_replica": commands_partitions.apply_remove_damaged_replica,
     "note_recovered_log": commands_partitions.apply_note_recovered_log,
+    "elect_leader": commands_partitions.apply_elect_leader,
+    "reassign_partition": commands_partitions.apply_reassign_partition,
+    "cancel_reassignment": commands_partitions.apply_cancel_reassignment,
+    "change_decommissioning": commands_nodes.apply_change_decommissioning,
+    "change_reassignment_throttle": _change_reassignment_throttle,
     "take_producer_id": _take_producer_id,
     "open_session": _open_session,
     "expire_sessions": _expire_sessions,

@@ -60,12 +60,15 @@ def apply_register_node(builder: ImageBuilder, command: pb.RegisterNode) -> None
         served_epoch=before.served_epoch if before is not None and same_directory else 0,
         registered_version=builder.version,
         session_timeout_ms=command.session_timeout_ms,
+        decommissioning=before is not None and before.decommissioning,
     )
     builder.next_node_epoch += 1
     builder.number = after.epoch
     builder.put_node(after)
     if before is not None:
         replaced = before
+        if same_directory:
+            _give_up_cut_logs(builder, command)
         builder.change_partitions_of(
             after.node_id,
             lambda partition: elections.after_registration(
@@ -73,6 +76,17 @@ def apply_register_node(builder: ImageBuilder, command: pb.RegisterNode) -> None
             ),
         )
     builder.lease_shards()
+
+
+def _give_up_cut_logs(builder: ImageBuilder, command: pb.RegisterNode) -> None:
+    # What recovery cut may have been acknowledged: no other proof keeps the place (invariant 7).
+    for log in command.cut_logs:
+        partitions = builder.partitions(log.topic_id)
+        if log.partition < len(partitions):
+            partition = partitions[log.partition]
+            changed = elections.after_lost_place(partition, command.node_id, builder.nodes)
+            if changed is not partition:
+                builder.put_partition(log.topic_id, changed)
 
 
 def apply_fence_node(builder: ImageBuilder, command: pb.FenceNode) -> None:
@@ -111,6 +125,14 @@ def apply_unregister_node(builder: ImageBuilder, command: pb.UnregisterNode) -> 
     if not node.fenced or builder.has_replicas(node.node_id) or builder.owns_shards(node.node_id):
         raise Refused("VERSION_CONFLICT", f"node {command.node_id} came into use")
     builder.remove_node(node)
+
+
+def apply_change_decommissioning(builder: ImageBuilder, command: pb.ChangeDecommissioning) -> None:
+    """Mark a broker that is to lose its replicas, or take the mark away."""
+    node = builder.nodes.get(command.node_id)
+    if node is None or "broker" not in node.roles:
+        raise Refused("UNKNOWN_NODE", f"there is no broker {command.node_id}")
+    builder.put_node(replace(node, decommissioning=command.decommissioning))
 
 
 def apply_take_log_directory_offline(

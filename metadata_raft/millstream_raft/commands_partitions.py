@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from millstream_raft import elections
+from millstream_raft import elections, reassignments
+from millstream_raft.delta import PREFERRED, UNCLEAN
 from millstream_raft.image import PartitionState, RecoveredLog
 from millstream_raft.image_builder import ImageBuilder
 from millstream_raft.refusal import Refused
@@ -25,9 +26,9 @@ def apply_change_partition(builder: ImageBuilder, command: pb.ChangePartition) -
             _check_registration(builder, node_id, epochs.get(node_id, 0))
             if not builder.nodes[node_id].may_lead:
                 raise Refused("VERSION_CONFLICT", f"replica {node_id} cannot be in sync now")
-    builder.put_partition(
-        command.topic_id, elections.with_in_sync_replicas(partition, isr, builder.nodes)
-    )
+    changed = elections.with_in_sync_replicas(partition, isr, builder.nodes)
+    changed = reassignments.finished(partition, changed, builder.nodes)
+    builder.put_partition(command.topic_id, changed)
 
 
 def apply_remove_damaged_replica(builder: ImageBuilder, command: pb.RemoveDamagedReplica) -> None:
@@ -47,6 +48,39 @@ def apply_note_recovered_log(builder: ImageBuilder, command: pb.NoteRecoveredLog
     builder.put_partition(
         command.topic_id, elections.with_recovered_log(partition, log, builder.nodes)
     )
+
+
+def apply_elect_leader(builder: ImageBuilder, command: pb.ElectLeader) -> None:
+    """Elect the leader that was chosen (invariant 5)."""
+    partition = _expected(builder, command)
+    node = builder.nodes.get(command.leader_id)
+    if node is None or not node.may_lead or command.leader_id not in partition.replicas:
+        raise Refused("VERSION_CONFLICT", f"replica {command.leader_id} cannot lead now")
+    if partition.leader_id is not None if command.unclean else node.node_id not in partition.isr:
+        raise Refused("INVALID_REQUEST", f"replica {command.leader_id} may not be elected")
+    changed = elections.with_leader(partition, command.leader_id, unclean=command.unclean)
+    kind = UNCLEAN if command.unclean else PREFERRED
+    builder.put_partition(command.topic_id, changed, election=kind)
+
+
+def apply_reassign_partition(builder: ImageBuilder, command: pb.ReassignPartition) -> None:
+    """Begin to move a partition; it ends with the leader's change of the in-sync replicas."""
+    partition = _expected(builder, command)
+    target = tuple(command.target_replica_ids)
+    for node_id in target:
+        node = builder.nodes.get(node_id)
+        if node is None or "broker" not in node.roles:
+            raise Refused("VERSION_CONFLICT", f"there is no broker {node_id}")
+    if not 1 <= command.min_isr <= max(1, len(target)):
+        raise Refused("INVALID_REQUEST", f"min_isr {command.min_isr} of {len(target)} replicas")
+    changed = reassignments.begun(partition, target, command.min_isr, builder.nodes)
+    builder.put_partition(command.topic_id, changed)
+
+
+def apply_cancel_reassignment(builder: ImageBuilder, command: pb.CancelReassignment) -> None:
+    """Stop to move a partition."""
+    partition = _expected(builder, command)
+    builder.put_partition(command.topic_id, reassignments.cancelled(partition, builder.nodes))
 
 
 def _expected(builder: ImageBuilder, command: Any) -> PartitionState:

@@ -78,9 +78,17 @@ def apply_change_topic_configs(builder: ImageBuilder, command: pb.ChangeTopicCon
     configs = {key: value for key, value in topic.configs.items() if key not in command.unset}
     configs.update(command.set)
     builder.put_topic(replace(topic, configs=configs))
+    exceptions = {one.partition: one for one in command.exceptions}
+    for one in command.exceptions:
+        _check_settings(one.min_isr, command.flush_mode)
     for partition in list(builder.partitions(topic.topic_id)):
+        exception = exceptions.get(partition.number)
         changed = elections.with_settings(
-            partition, command.min_isr, command.flush_mode, builder.next_node_epoch - 1
+            partition,
+            command.min_isr if exception is None else exception.min_isr,
+            command.flush_mode,
+            builder.next_node_epoch - 1,
+            target_min_isr=0 if exception is None else exception.target_min_isr,
         )
         if changed is not partition:
             builder.put_partition(topic.topic_id, changed)

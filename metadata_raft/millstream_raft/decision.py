@@ -14,8 +14,10 @@ class ClusterDefaults:
 
     # Partitions of topics created without a number (num.partitions).
     partition_count: int = 1
-    # Replicas of topics created without a number (default.replication.factor).
-    replication_factor: int = 1
+    # Replicas of topics created without a number (default.replication.factor), and of the topic of
+    # committed positions (offsets.topic.replication.factor). 0: three, or all brokers if fewer.
+    replication_factor: int = 0
+    offsets_topic_replication_factor: int = 0
     # Shards of the group coordinators (offsets.topic.num.partitions); fixed once in use.
     offsets_topic_partition_count: int = 16
     # Limits: one topic, and all topics together. The image is held in memory by every node.

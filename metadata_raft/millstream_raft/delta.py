@@ -1,8 +1,25 @@
 """What changed between two images, so that a follower need not compare everything."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from millstream_raft.image import Image, NodeState, TopicState
+
+# Kinds of elections: by the rules, of the first replica, by an operator's order, and after all
+# replicas had lost their place.
+CLEAN, PREFERRED, UNCLEAN, RECOVERED = "clean", "preferred", "unclean", "recovered"
+ELECTION_KINDS = (CLEAN, PREFERRED, UNCLEAN, RECOVERED)
+
+
+@dataclass(frozen=True, slots=True)
+class LossyElection:
+    """An election after which acknowledged records may be missing."""
+
+    topic_id: bytes
+    partition: int
+    leader_id: int
+    # UNCLEAN or RECOVERED.
+    kind: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +41,9 @@ class Delta:
     changed_shards: frozenset[int] = frozenset()
     # Another controller was elected.
     controller_changed: bool = False
+    # Number of leaders elected, by kind; only of a step by an entry.
+    elections: Mapping[str, int] = field(default_factory=dict)
+    lossy_elections: tuple[LossyElection, ...] = ()
     # True when the image was replaced by a snapshot instead of stepped by an entry.
     reset: bool = False
 

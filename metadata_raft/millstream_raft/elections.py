@@ -22,7 +22,7 @@ def without_replica(partition: PartitionState, node_id: int, nodes: Nodes) -> Pa
     elr = partition.elr
     if len(isr) < partition.min_isr and node_id in partition.isr and node_id not in elr:
         elr = (*elr, node_id)
-    return _stepped(partition, _elected(_with_sets(partition, isr, elr), nodes))
+    return stepped(partition, elected(_with_sets(partition, isr, elr), nodes))
 
 
 def without_damaged_replica(
@@ -40,7 +40,7 @@ def without_damaged_replica(
         changed = replace(changed, last_known_elr=(node_id,))
     elif not directory_kept and node_id in partition.damaged:
         changed = replace(changed, damaged=_without(partition.damaged, node_id))
-    return _stepped(partition, _elected(changed, nodes))
+    return stepped(partition, elected(changed, nodes))
 
 
 def with_damaged_log(partition: PartitionState, node_id: int, nodes: Nodes) -> PartitionState:
@@ -49,7 +49,7 @@ def with_damaged_log(partition: PartitionState, node_id: int, nodes: Nodes) -> P
     changed = _left_everything(partition, node_id)
     if node_id not in changed.damaged:
         changed = replace(changed, damaged=(*changed.damaged, node_id))
-    return _stepped(partition, _elected(changed, nodes))
+    return stepped(partition, elected(changed, nodes))
 
 
 def with_recovered_log(
@@ -60,7 +60,7 @@ def with_recovered_log(
     if log.node_id not in partition.last_known_elr:
         return partition
     known = _without_log(partition.recovered_logs, log.node_id)
-    return _stepped(partition, _elected(replace(partition, recovered_logs=(*known, log)), nodes))
+    return stepped(partition, elected(replace(partition, recovered_logs=(*known, log)), nodes))
 
 
 def after_registration(
@@ -80,7 +80,7 @@ def after_registration(
     if not _keeps_its_place(partition, before, after, previous_epoch):
         return after_lost_place(partition, node_id, nodes)
     if node_id in partition.last_known_elr:
-        return _stepped(partition, _with_log_forgotten(partition, node_id))
+        return stepped(partition, _with_log_forgotten(partition, node_id))
     return without_replica(partition, node_id, nodes)
 
 
@@ -97,12 +97,12 @@ def after_lost_place(partition: PartitionState, node_id: int, nodes: Nodes) -> P
     held_a_place = node_id in partition.isr or node_id in partition.elr
     if held_a_place and not isr and node_id not in partition.last_known_elr:
         changed = replace(changed, last_known_elr=(*partition.last_known_elr, node_id))
-    return _stepped(partition, _elected(changed, nodes))
+    return stepped(partition, elected(changed, nodes))
 
 
 def with_live_replica(partition: PartitionState, nodes: Nodes) -> PartitionState:
     """The partition after a replica became able to lead: a leader is elected if there is none."""
-    return _stepped(partition, _elected(partition, nodes))
+    return stepped(partition, elected(partition, nodes))
 
 
 def with_in_sync_replicas(
@@ -115,25 +115,54 @@ def with_in_sync_replicas(
     if len(isr) < partition.min_isr:
         elr = (*elr, *(one for one in removed if one not in elr))
     changed = replace(
-        _elected(_with_sets(partition, isr, elr), nodes),
+        elected(_with_sets(partition, isr, elr), nodes),
         recovering=False,
         damaged=tuple(one for one in partition.damaged if one not in isr),
     )
-    return replace(_stepped(partition, changed), partition_epoch=partition.partition_epoch + 1)
+    return replace(stepped(partition, changed), partition_epoch=partition.partition_epoch + 1)
+
+
+def with_leader(partition: PartitionState, leader_id: int, *, unclean: bool) -> PartitionState:
+    """The partition led by a replica that was chosen (invariant 5). The caller has checked that
+    the replica may lead: an in-sync one, or any where the election is an unclean one.
+
+    An unclean start keeps nobody's place: what the others hold may not be the leader's log.
+    """
+    if not unclean:
+        return stepped(partition, replace(partition, leader_id=leader_id))
+    led = replace(
+        partition,
+        leader_id=leader_id,
+        isr=(leader_id,),
+        elr=(),
+        last_known_elr=(),
+        recovered_logs=(),
+        recovering=True,
+        damaged=_without(partition.damaged, leader_id),
+    )
+    return stepped(partition, led)
 
 
 def with_settings(
-    partition: PartitionState, min_isr: int, flush_mode: str, node_epoch: int
+    partition: PartitionState,
+    min_isr: int,
+    flush_mode: str,
+    node_epoch: int,
+    *,
+    target_min_isr: int = 0,
 ) -> PartitionState:
     """The partition after its minimum or its flush mode changed, which are partition state
     (invariant 1). ``node_epoch`` is the highest one handed out: up to it, the partition may have
-    been served in the mode before."""
+    been served in the mode before. ``target_min_isr`` is the minimum after a reassignment."""
     changed = replace(partition, min_isr=min_isr, flush_mode=flush_mode)
     if flush_mode == FLUSH_FSYNC and partition.flush_mode != FLUSH_FSYNC:
         changed = replace(changed, fsync_after_node_epoch=node_epoch)
     if len(partition.isr) >= min_isr:
         changed = replace(changed, elr=())
-    return _stepped(partition, changed)
+    if partition.reassignment is not None and target_min_isr:
+        moved = replace(partition.reassignment, min_isr=target_min_isr)
+        changed = replace(changed, reassignment=moved)
+    return stepped(partition, changed)
 
 
 def _keeps_its_place(
@@ -151,7 +180,8 @@ def _keeps_its_place(
     )
 
 
-def _elected(partition: PartitionState, nodes: Nodes) -> PartitionState:
+def elected(partition: PartitionState, nodes: Nodes) -> PartitionState:
+    """The partition with a leader, if one may be elected cleanly; epochs stay (invariant 5)."""
     leader = nodes.get(partition.leader_id) if partition.leader_id is not None else None
     if leader is not None and leader.may_lead and leader.node_id in partition.isr:
         return partition
@@ -164,12 +194,12 @@ def _elected(partition: PartitionState, nodes: Nodes) -> PartitionState:
         # eligible until the ISR reaches its minimum.
         isr = partition.isr if partition.isr else (node_id,)
         elr = _without(partition.elr, node_id)
-        elected = _copy(partition, node_id, isr, () if len(isr) >= partition.min_isr else elr)
+        led = _copy(partition, node_id, isr, () if len(isr) >= partition.min_isr else elr)
         if clean and not partition.last_known_elr:
-            return elected
+            return led
         # A replica that led and returned before its first change is recovering still.
         recovering = partition.recovering or not clean
-        return replace(elected, last_known_elr=(), recovered_logs=(), recovering=recovering)
+        return replace(led, last_known_elr=(), recovered_logs=(), recovering=recovering)
     if partition.leader_id is None:
         return partition
     return _copy(partition, None, partition.isr, partition.elr)
@@ -248,10 +278,12 @@ def _copy(
         partition.recovering,
         partition.recovered_logs,
         partition.damaged,
+        partition.reassignment,
     )
 
 
-def _stepped(before: PartitionState, after: PartitionState) -> PartitionState:
+def stepped(before: PartitionState, after: PartitionState) -> PartitionState:
+    """``after`` with the epochs stepped as its difference from ``before`` demands."""
     if before == after:
         return before
     leader_changed = before.leader_id != after.leader_id
@@ -270,6 +302,7 @@ def _stepped(before: PartitionState, after: PartitionState) -> PartitionState:
         after.recovering,
         after.recovered_logs,
         after.damaged,
+        after.reassignment,
     )
 
 

@@ -50,6 +50,8 @@ class NodeState:
     # Session time-out granted, milliseconds. A new controller must wait as long as any before it
     # granted, or it could fence a node that is still within its session.
     session_timeout_ms: int = 0
+    # The broker gets no new replicas, and loses those that it has.
+    decommissioning: bool = False
 
     @property
     def address(self) -> str:
@@ -89,6 +91,18 @@ class RecoveredLog:
 
 
 @dataclass(frozen=True, slots=True)
+class Reassignment:
+    """Where a partition goes. Meanwhile it has the replicas from before and those added."""
+
+    # Node ids in the end; the first is the preferred leader then.
+    target: tuple[int, ...]
+    # Node ids of the target that had no replica before; they stand behind all others.
+    adding: tuple[int, ...]
+    # Least in-sync replicas in the end.
+    min_isr: int
+
+
+@dataclass(frozen=True, slots=True)
 class PartitionState:
     """A partition. Terms of invariants 1-7."""
 
@@ -118,8 +132,42 @@ class PartitionState:
     # Replicas with damaged logs, until they are in sync again: they lead only by an operator's
     # order that names them (invariant 34).
     damaged: tuple[int, ...] = ()
+    # None: the replicas are where they belong.
+    reassignment: Reassignment | None = None
     # Serialised field of a TopicRecord, kept by the codec so that a snapshot is a join.
     encoded: bytes = field(default=b"", compare=False, repr=False)
+
+    @property
+    def adding(self) -> tuple[int, ...]:
+        """Node ids that a reassignment adds."""
+        return self.reassignment.adding if self.reassignment is not None else ()
+
+    @property
+    def removing(self) -> tuple[int, ...]:
+        """Node ids that leave when the reassignment is finished."""
+        target = self.target
+        return tuple(one for one in self.replicas if one not in target)
+
+    @property
+    def target(self) -> tuple[int, ...]:
+        """Node ids in the end; the replicas, unless the partition is reassigned."""
+        return self.replicas if self.reassignment is None else self.reassignment.target
+
+    @property
+    def settled(self) -> tuple[int, ...]:
+        """Node ids of the replicas that a reassignment did not add."""
+        adding = self.adding
+        return tuple(one for one in self.replicas if one not in adding)
+
+    @property
+    def preferred_leader_id(self) -> int:
+        """The replica that leads when everything is well."""
+        return self.target[0]
+
+    @property
+    def under_replicated(self) -> bool:
+        """True while a replica is not in sync, other than those that a reassignment adds."""
+        return any(one not in self.isr for one in self.settled)
 
 
 #: All of a partition but its number and its serialised form; ``PartitionState(number, *shape)`` is
@@ -199,6 +247,8 @@ class Image:
     # By shard number, one per partition of ``__consumer_offsets``.
     shards: tuple[ShardLease, ...] = ()
     sessions: Mapping[int, RequestSession] = field(default_factory=dict)
+    # Bytes per second that a leader copies to replicas that are being added; 0: no limit.
+    reassignment_bytes_per_s: int = 0
 
     def topic(self, name: str) -> TopicState | None:
         """The topic of a name, None if there is none."""

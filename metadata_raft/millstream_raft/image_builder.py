@@ -5,11 +5,12 @@ is copied once when it is first written to. Partitions and topics are sealed (se
 the end, however often they changed.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from millstream_raft.delta import Delta
+from millstream_raft.delta import CLEAN, RECOVERED, UNCLEAN, Delta, LossyElection
 from millstream_raft.image import (
     Image,
     NodeState,
@@ -37,6 +38,7 @@ class ImageBuilder:
         self.next_node_epoch = base.next_node_epoch
         self.next_producer_id = base.next_producer_id
         self.next_session_id = base.next_session_id
+        self.reassignment_bytes_per_s = base.reassignment_bytes_per_s
         self.shards = base.shards
         # Number that the last command handed out.
         self.number = 0
@@ -51,6 +53,8 @@ class ImageBuilder:
         self._removed_nodes: list[NodeState] = []
         self._changed_partitions: set[tuple[bytes, int]] = set()
         self._removed_topics: list[TopicState] = []
+        self._elections: Counter[str] = Counter()
+        self._lossy_elections: list[LossyElection] = []
 
     @property
     def nodes(self) -> dict[int, NodeState]:
@@ -127,9 +131,12 @@ class ImageBuilder:
         if (before := self.base.topics.get(topic.topic_id)) is not None:
             self._removed_topics.append(before)
 
-    def put_partition(self, topic_id: bytes, partition: PartitionState) -> None:
-        """Replace a partition of a known topic."""
-        self._put_partitions(topic_id, [partition])
+    def put_partition(
+        self, topic_id: bytes, partition: PartitionState, *, election: str = CLEAN
+    ) -> None:
+        """Replace a partition of a known topic; ``election`` is why it has another leader, if it
+        has."""
+        self._put_partitions(topic_id, [partition], election)
 
     def change_partitions_of(self, node_id: int, change: PartitionChange) -> None:
         """Apply ``change`` to every partition with a replica on the node. Partitions of the same
@@ -146,7 +153,7 @@ class ImageBuilder:
                     if result is not shape and result != shape:
                         changed.append(PartitionState(partition.number, *result))
             if changed:
-                self._put_partitions(topic_id, changed)
+                self._put_partitions(topic_id, changed, CLEAN)
 
     def has_replicas(self, node_id: int) -> bool:
         """True if a partition has a replica on the node."""
@@ -191,6 +198,7 @@ class ImageBuilder:
             topics=base.topics if self._topics is None else self._topics,
             topic_ids=base.topic_ids if self._topic_ids is None else self._topic_ids,
             shards=self.shards,
+            reassignment_bytes_per_s=self.reassignment_bytes_per_s,
             sessions=base.sessions if self._sessions is None else self._sessions,
         )
         return image, self._delta(image)
@@ -211,16 +219,33 @@ class ImageBuilder:
                 if lease.shard >= len(before) or lease != before[lease.shard]
             ),
             controller_changed=image.controller_epoch != self.base.controller_epoch,
+            elections=dict(self._elections),
+            lossy_elections=tuple(self._lossy_elections),
         )
 
-    def _put_partitions(self, topic_id: bytes, changed: list[PartitionState]) -> None:
+    def _put_partitions(
+        self, topic_id: bytes, changed: list[PartitionState], election: str
+    ) -> None:
         own = self._partitions.get(topic_id)
         if own is None:
             own = self._partitions[topic_id] = list(self.partitions(topic_id))
         for partition in changed:
-            own[partition.number] = partition
+            before, own[partition.number] = own[partition.number], partition
+            if partition.leader_id not in (None, before.leader_id):
+                self._note_election(topic_id, partition, before, election)
         self._changed_topics.add(topic_id)
         self._changed_partitions.update([(topic_id, one.number) for one in changed])
+
+    def _note_election(
+        self, topic_id: bytes, partition: PartitionState, before: PartitionState, kind: str
+    ) -> None:
+        if kind == CLEAN and partition.recovering and not before.recovering:
+            kind = RECOVERED
+        self._elections[kind] += 1
+        if kind in (RECOVERED, UNCLEAN) and partition.leader_id is not None:
+            self._lossy_elections.append(
+                LossyElection(topic_id, partition.number, partition.leader_id, kind)
+            )
 
     def _own_topics(self) -> dict[bytes, TopicState]:
         if self._topics is None:

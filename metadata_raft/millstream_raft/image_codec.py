@@ -17,6 +17,7 @@ from millstream_raft.image import (
     Image,
     NodeState,
     PartitionState,
+    Reassignment,
     RecoveredLog,
     RequestSession,
     ShardLease,
@@ -55,6 +56,7 @@ def encode_image(image: Image) -> bytes:
         nodes=[_node_record(image.nodes[node_id]) for node_id in sorted(image.nodes)],
         shards=[_shard_record(lease) for lease in image.shards],
         sessions=[_session_record(image.sessions[key]) for key in sorted(image.sessions)],
+        reassignment_bytes_per_s=image.reassignment_bytes_per_s,
     )
     pieces = [head.SerializeToString()]
     for topic_id in sorted(image.topics):
@@ -84,6 +86,7 @@ def decode_image(data: bytes) -> Image:
         topic_ids={topic.name: topic_id for topic_id, topic in topics.items()},
         shards=tuple(_lease_of(number, record) for number, record in enumerate(snapshot.shards)),
         sessions={record.session_id: _session_of(record) for record in snapshot.sessions},
+        reassignment_bytes_per_s=snapshot.reassignment_bytes_per_s,
     )
     if len(image.topics) != len(snapshot.topics) or len(image.topic_ids) != len(image.topics):
         raise CorruptImageError("two topics share an id or a name")
@@ -125,6 +128,7 @@ def sealed_topic(topic: TopicState) -> TopicState:
 
 def _encode_shape(partition: PartitionState) -> bytes:
     # Without the number, which Protobuf would write first.
+    reassignment = partition.reassignment
     return pb.PartitionRecord(
         leader_id=partition.leader_id or 0,
         leader_epoch=partition.leader_epoch,
@@ -146,6 +150,9 @@ def _encode_shape(partition: PartitionState) -> bytes:
             for log in partition.recovered_logs
         ],
         damaged_replica_ids=partition.damaged,
+        adding_replica_ids=partition.adding,
+        target_replica_ids=reassignment.target if reassignment is not None else (),
+        target_min_isr=reassignment.min_isr if reassignment is not None else 0,
     ).SerializeToString()
 
 
@@ -224,6 +231,17 @@ def _read_partition(record: pb.PartitionRecord) -> PartitionState:
             for log in record.recovered_logs
         ),
         damaged=tuple(record.damaged_replica_ids),
+        reassignment=_read_reassignment(record),
+    )
+
+
+def _read_reassignment(record: pb.PartitionRecord) -> Reassignment | None:
+    if not record.target_replica_ids:
+        return None
+    return Reassignment(
+        target=tuple(record.target_replica_ids),
+        adding=tuple(record.adding_replica_ids),
+        min_isr=record.target_min_isr,
     )
 
 
@@ -245,6 +263,7 @@ def _node_record(node: NodeState) -> pb.NodeRecord:
         served_epoch=node.served_epoch,
         registered_version=node.registered_version,
         session_timeout_ms=node.session_timeout_ms,
+        decommissioning=node.decommissioning,
     )
 
 
@@ -266,6 +285,7 @@ def _node_of(record: pb.NodeRecord) -> NodeState:
         served_epoch=record.served_epoch,
         registered_version=record.registered_version,
         session_timeout_ms=record.session_timeout_ms,
+        decommissioning=record.decommissioning,
     )
 
 

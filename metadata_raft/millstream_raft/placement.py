@@ -31,7 +31,7 @@ def broker_loads(image: Image) -> list[BrokerLoad]:
     return [
         BrokerLoad(node_id, node.rack, leaders[node_id], replicas[node_id])
         for node_id, node in sorted(image.nodes.items())
-        if node.may_lead
+        if node.may_lead and not node.decommissioning
     ]
 
 
@@ -64,6 +64,23 @@ def place_partitions(
             replicas[one] += 1
         placed.append(tuple(chosen))
     return placed
+
+
+def add_replicas(
+    loads: Sequence[BrokerLoad], kept: Sequence[int], count: int, racks: Mapping[int, str]
+) -> list[int]:
+    """``count`` brokers for further replicas of a partition that keeps those on ``kept``: in other
+    racks as long as there are any, the emptiest first. ``racks`` also knows brokers that may take
+    nothing. Fewer, if there are not as many."""
+    chosen = list(kept)
+    for _ in range(count):
+        used = Counter(racks[one] for one in chosen)
+        rest = [load for load in loads if load.node_id not in chosen]
+        if not rest:
+            break
+        best = min(rest, key=lambda load: (used[load.rack], load.replicas, load.node_id))
+        chosen.append(best.node_id)
+    return chosen[len(kept) :]
 
 
 def lease_shards(

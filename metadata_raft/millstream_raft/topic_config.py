@@ -14,6 +14,7 @@ from millstream_raft.refusal import Refused
 
 _INT64_MAX = 2**63 - 1
 VALUE_CHARACTERS_MAX = 1024
+MIN_INSYNC_REPLICAS = "min.insync.replicas"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +108,12 @@ _KEYS = (
         words=("CreateTime", "LogAppendTime"),
     ),
     _number(
-        "min.insync.replicas",
+        MIN_INSYNC_REPLICAS,
         1,
         1,
         1000,
-        "In-sync replicas without which acks=all is refused.",
+        "In-sync replicas without which acks=all is refused. Unless set: 2 of three or more "
+        "replicas, 1 of fewer.",
     ),
     _number(
         "retention.bytes",
@@ -179,19 +181,33 @@ class TopicSettings:
     flush_mode: str
     max_message_bytes: int
     log_append_time: bool
-    min_insync_replicas: int
     retention_bytes: int
     retention_ms: int
     segment_bytes: int
     segment_ms: int
 
 
-def effective(configs: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
+def effective(
+    configs: Mapping[str, str], defaults: Mapping[str, str], *, replication_factor: int = 1
+) -> dict[str, str]:
     """All keys with their value in force, by name: of the topic, of the cluster, or built in."""
-    return {
+    values = {
         name: configs.get(name, defaults.get(name, key.default))
         for name, key in TOPIC_CONFIG_KEYS.items()
     }
+    values[MIN_INSYNC_REPLICAS] = str(min_insync_replicas(configs, defaults, replication_factor))
+    return values
+
+
+def min_insync_replicas(
+    configs: Mapping[str, str], defaults: Mapping[str, str], replication_factor: int
+) -> int:
+    """The least in-sync replicas in force for partitions with so many replicas, never more than
+    these: as set for the topic or the cluster, otherwise one replica may be lost without harm."""
+    text = configs.get(MIN_INSYNC_REPLICAS, defaults.get(MIN_INSYNC_REPLICAS))
+    if text is None:
+        return 2 if replication_factor >= 3 else 1
+    return min(int(config_key(MIN_INSYNC_REPLICAS).parse(text)), replication_factor)
 
 
 def settings(configs: Mapping[str, str], defaults: Mapping[str, str]) -> TopicSettings:
@@ -208,7 +224,6 @@ def settings(configs: Mapping[str, str], defaults: Mapping[str, str]) -> TopicSe
         flush_mode=str(values["flush.mode"]),
         max_message_bytes=int(values["max.message.bytes"]),
         log_append_time=values["message.timestamp.type"] == "LogAppendTime",
-        min_insync_replicas=int(values["min.insync.replicas"]),
         retention_bytes=int(values["retention.bytes"]),
         retention_ms=int(values["retention.ms"]),
         segment_bytes=int(values["segment.bytes"]),

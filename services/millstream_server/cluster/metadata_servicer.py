@@ -11,6 +11,7 @@ from millstream.v1 import metadata_service_pb2_grpc as public_grpc
 from millstream_raft import topic_config
 from millstream_raft.delta import Delta
 from millstream_raft.image import Image, TopicState, shard_of_group
+from millstream_server.cluster import replica_listing
 from millstream_server.cluster.cluster_watch import ClusterWatch
 from millstream_server.cluster.config import ClusterConfig
 from millstream_server.cluster.metadata_plane import MetadataPlane
@@ -73,6 +74,7 @@ class MetadataServicer(public_grpc.MetadataServiceServicer):
             controller_id=image.controller_id or None,
             controller_epoch=image.controller_epoch,
             nodes=node_messages(image, self._voters),
+            loads=replica_listing.broker_loads(image) if request.include_loads else (),
         )
 
     async def ListTopics(
@@ -160,7 +162,9 @@ class MetadataServicer(public_grpc.MetadataServiceServicer):
             await abort(context, error)
         response = public.DescribeConfigsResponse(version=image.version)
         defaults = self._config.topic_configs
-        for key, value in topic_config.effective(topic.configs, defaults).items():
+        factor = len(topic.partitions[0].settled)
+        values = topic_config.effective(topic.configs, defaults, replication_factor=factor)
+        for key, value in values.items():
             source = public.CONFIG_SOURCE_DEFAULT
             if key in topic.configs:
                 source = public.CONFIG_SOURCE_TOPIC
@@ -213,6 +217,41 @@ class MetadataServicer(public_grpc.MetadataServiceServicer):
         return public.FindCoordinatorResponse(
             node=node_message(owner), shard=shard, shard_epoch=lease.shard_epoch
         )
+
+    async def ElectLeaders(
+        self, request: public.ElectLeadersRequest, context: Context
+    ) -> public.ElectLeadersResponse:
+        """See the proto."""
+        write = pb.ExecuteRequest(elect_leaders=request)
+        return (await self._write(write, context)).elect_leaders
+
+    async def AlterPartitionReassignments(
+        self, request: public.AlterPartitionReassignmentsRequest, context: Context
+    ) -> public.AlterPartitionReassignmentsResponse:
+        """See the proto."""
+        write = pb.ExecuteRequest(alter_partition_reassignments=request)
+        return (await self._write(write, context)).alter_partition_reassignments
+
+    async def ListPartitionReassignments(
+        self, request: public.ListPartitionReassignmentsRequest, context: Context
+    ) -> public.ListPartitionReassignmentsResponse:
+        """See the proto."""
+        image = await self._read(request.consistency, context)
+        return replica_listing.reassignments(image, request)
+
+    async def DecommissionBroker(
+        self, request: public.DecommissionBrokerRequest, context: Context
+    ) -> public.DecommissionBrokerResponse:
+        """See the proto."""
+        write = pb.ExecuteRequest(decommission_broker=request)
+        return (await self._write(write, context)).decommission_broker
+
+    async def DrainBroker(
+        self, request: public.DrainBrokerRequest, context: Context
+    ) -> public.DrainBrokerResponse:
+        """See the proto."""
+        write = pb.ExecuteRequest(drain_broker=request)
+        return (await self._write(write, context)).drain_broker
 
     async def DescribeQuorum(
         self, request: public.DescribeQuorumRequest, context: Context

@@ -29,6 +29,8 @@ def node_message(node: NodeState) -> public.Node:
         epoch=node.epoch,
         fenced=node.fenced,
         version=node.version,
+        shutting_down=node.shutting_down,
+        decommissioning=node.decommissioning,
     )
 
 
@@ -64,6 +66,14 @@ def partition_message(partition: PartitionState, *, with_isr: bool) -> public.Pa
     if with_isr:
         message.in_sync_replica_ids.extend(partition.isr)
         message.eligible_leader_replica_ids.extend(partition.elr)
+        message.min_in_sync_replicas = partition.min_isr
+        message.under_replicated = partition.under_replicated
+        message.under_min_in_sync_replicas = len(partition.isr) < partition.min_isr
+        message.last_known_eligible_leader_ids.extend(partition.last_known_elr)
+        message.recovering = partition.recovering
+        message.damaged_replica_ids.extend(partition.damaged)
+        message.adding_replica_ids.extend(partition.adding)
+        message.removing_replica_ids.extend(partition.removing)
     return message
 
 

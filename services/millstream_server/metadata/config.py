@@ -66,10 +66,6 @@ class MetadataConfig:
             topic_config.validate(self.defaults.topic_configs)
         except Refused as error:
             raise ValueError(f"defaults.topic_configs: {error.message}") from None
-        if self.defaults.replication_factor != 1:
-            raise ValueError(
-                "default.replication.factor must be 1: replication arrives in a later version"
-            )
 
     def address_of(self, node_id: int | None) -> str | None:
         """Address of a metadata node, None if it is not one."""
