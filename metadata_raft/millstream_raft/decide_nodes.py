@@ -9,6 +9,8 @@ from millstream_server.v1 import metadata_command_pb2 as command_pb
 
 Commands = tuple[command_pb.MetadataCommand, ...]
 
+# Partitions that one registration names: far below what an entry may have.
+CUT_LOGS_MAX = 10_000
 # The wire's numbers of ``millstream.v1.NodeRole``.
 ROLE_NAMES = {1: "broker", 2: "metadata", 3: "coordinator"}
 
@@ -43,6 +45,9 @@ def decide_registration(
                 f"{known.host}:{known.port}, until its session ends",
             )
         commands.append(fence(known))
+    # A command has to fit into an entry: of too many cut logs none is named, and every log loses
+    # its place.
+    tells_all = len(registration.cut_logs) <= CUT_LOGS_MAX
     commands.append(
         command_pb.MetadataCommand(
             register_node=command_pb.RegisterNode(
@@ -56,9 +61,13 @@ def decide_registration(
                 rack=registration.rack,
                 version=registration.version,
                 directory_id=registration.directory_id,
-                previous_epoch=registration.previous_epoch,
-                clean_shutdown=registration.clean_shutdown,
+                previous_epoch=registration.previous_epoch if tells_all else 0,
+                clean_shutdown=registration.clean_shutdown and tells_all,
                 session_timeout_ms=session_timeout_ms,
+                cut_logs=[
+                    command_pb.PartitionId(topic_id=one.topic_id, partition=one.partition)
+                    for one in (registration.cut_logs if tells_all else ())
+                ],
             )
         )
     )

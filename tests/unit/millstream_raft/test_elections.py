@@ -2,7 +2,9 @@
 
 import pytest
 
+from millstream_raft.decide_nodes import CUT_LOGS_MAX, decide_registration
 from millstream_raft.image import Image, PartitionState
+from millstream_server.v1 import controller_service_pb2 as controller_pb
 from millstream_server.v1 import metadata_command_pb2 as pb
 from tests.fakes import metadata_images as images
 
@@ -123,6 +125,44 @@ def test_an_epoch_that_never_served_need_not_be_on_the_disk() -> None:
     image = images.after(image, images.register(1, incarnation=50, previous_epoch=1))
     image = restarted(image, 1, previous_epoch=1)
     assert not partition(image).recovering
+
+
+def cut(image: Image, node_id: int, *numbers: int, named: int = 0) -> Image:
+    """The image after a restart whose recovery cut the logs of these partitions."""
+    registration = controller_pb.Registration(
+        cluster_id=image.cluster_id,
+        node_id=node_id,
+        incarnation_id=b"after the crash.",
+        roles=[1],
+        directory_id=image.nodes[node_id].directory_id,
+        previous_epoch=image.nodes[node_id].epoch,
+        cut_logs=[
+            pb.PartitionId(topic_id=images.topic_id(1), partition=number) for number in numbers
+        ]
+        + [pb.PartitionId(topic_id=b"?" * 16)] * named,
+    )
+    commands = decide_registration(
+        image, registration, predecessor_is_dead=True, session_timeout_ms=3000
+    )
+    return images.after(image, *commands)
+
+
+def test_a_log_that_recovery_cut_keeps_no_place_the_others_do() -> None:
+    image = images.after(
+        images.image_with(1, 2, 3), images.add_topic(1, (1, 2), (1, 2), (1,), min_isr=2)
+    )
+    image = cut(fenced(image, 2, 1), 1, 0, 2, 99)
+    assert [partition(image, one).elr for one in range(3)] == [(2,), (2, 1), ()]
+    assert [partition(image, one).last_known_elr for one in range(3)] == [(1,), (), (1,)]
+    image = images.after(image, images.unfence(image, 1))
+    assert [partition(image, one).leader_id for one in range(3)] == [None, 1, 1]
+    assert [partition(image, one).recovering for one in range(3)] == [False, False, True]
+
+
+def test_too_many_cut_logs_to_name_cost_every_place() -> None:
+    image = images.after(images.image_with(1, 2, 3), images.add_topic(1, (1, 2), (1, 2), min_isr=2))
+    image = cut(fenced(image, 2, 1), 1, 0, named=CUT_LOGS_MAX)
+    assert [partition(image, one).elr for one in range(2)] == [(2,), (2,)]
 
 
 def test_a_changed_directory_never_leads() -> None:
