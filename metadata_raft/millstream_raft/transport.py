@@ -288,6 +288,10 @@ class RaftServicer(raft_pb2_grpc.RaftServiceServicer):
                 await context.abort(grpc.StatusCode.ABORTED, "replaced by a newer stream")
             else:
                 await self._take(sender, request, context)
+        # gRPC tells neither from the other here; no voter ends its stream by itself.
+        _log.info(
+            "stream of a voter ended", peer=sender, why="connection lost or message too large"
+        )
         return wire.SendMessagesResponse()
 
     async def InspectLog(

@@ -32,6 +32,8 @@ from millstream_server.cli.failures import (
 
 PROGRAM = "millstream"
 
+# Commands that are nodes.
+_NODES = (["serve"], ["up"])
 app = typer.Typer(
     name=PROGRAM,
     help="Millstream: a durable, ordered log. Start one with `millstream up`.",
@@ -78,9 +80,11 @@ for _module in _MODULES:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    # gRPC's C core writes to stderr by itself; what matters comes as an error anyway.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] not in _NODES:
+        # gRPC's C core writes to stderr by itself; what matters to a client comes as an error too.
+        # A node needs these lines: they alone tell of TLS handshakes that failed, and why.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         code: Any = app(given, prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()

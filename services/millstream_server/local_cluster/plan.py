@@ -82,9 +82,10 @@ def plan_cluster(
     brokers: int = 3,
     coordinators: int = 2,
     config: Mapping[str, Any] | None = None,
+    node_configs: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> ClusterPlan:
     """Lay out a cluster. ``ports`` are used in order of the nodes, gRPC port then admin port;
-    ``config`` is added to every node's configuration.
+    ``config`` is added to every node's configuration, ``node_configs`` to that of single ones.
 
     Raises ValueError if there is no node of a role, or if the number of ports is not
     ``port_count``.
@@ -97,9 +98,19 @@ def plan_cluster(
         raise ValueError("the number of ports does not fit the number of nodes")
     rows = [(role, number) for role, count in counts.items() for number in range(1, count + 1)]
     voters = [f"{index + 1}@127.0.0.1:{ports[PORTS_PER_NODE * index]}" for index in range(metadata)]
+    own = node_configs or {}
     nodes = tuple(
-        _node(folder, cluster_id, voters, role, number, index + 1, ports, config or {})
-        for index, (role, number) in enumerate(rows)
+        _node(
+            folder,
+            cluster_id,
+            voters,
+            role,
+            number,
+            node_id,
+            ports,
+            {**(config or {}), **own.get(node_id, {})},
+        )
+        for node_id, (role, number) in enumerate(rows, 1)
     )
     return ClusterPlan(cluster_id, folder, nodes)
 

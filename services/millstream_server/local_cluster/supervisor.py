@@ -111,6 +111,7 @@ class LocalCluster:
         ports: Sequence[int] = (),
         cluster_id: str = "",
         config: Mapping[str, Any] | None = None,
+        node_configs: Mapping[int, Mapping[str, Any]] | None = None,
         outlive_parent: bool = False,
     ) -> "LocalCluster":
         """Plan a cluster on free loopback ports, which stay reserved until ``stop``; starts
@@ -118,7 +119,8 @@ class LocalCluster:
 
         ``broker_ports`` are the gRPC ports wanted for the first brokers; ``ports``, if given, are
         all ports, as ``plan_cluster`` takes them. ``config`` is added to every node's
-        configuration, keyed by dotted names. Raises PortsTakenError and ValueError.
+        configuration, keyed by dotted names; ``node_configs`` to that of single nodes, by their
+        ids. Raises PortsTakenError and ValueError.
         """
         wanted = list(ports) or [0] * port_count(metadata, brokers, coordinators)
         for index, port in enumerate(broker_ports[:brokers]):
@@ -133,6 +135,7 @@ class LocalCluster:
                 brokers=brokers,
                 coordinators=coordinators,
                 config=config,
+                node_configs=node_configs,
             )
         except BaseException:
             reserved.close()

@@ -51,6 +51,17 @@ def test_strings_with_quotes_survive_the_file():
     assert (read["flag"], read["number"]) == (True, 7)
 
 
+def test_a_node_has_its_own_keys_beside_the_shared_ones_but_stays_who_it_is():
+    own = {2: {"tls.key.file": "/two.key", "node.id": 9}}
+    made = plan_cluster(
+        Path("/c"), PORTS, cluster_id="c", config={"tls.ca.file": "/ca"}, node_configs=own
+    )
+    first, second = (node.config for node in made.nodes[:2])
+    assert second["tls.key.file"] == "/two.key"
+    assert (second["tls.ca.file"], second["node.id"]) == ("/ca", 2)
+    assert "tls.key.file" not in first
+
+
 def test_a_cluster_without_a_coordinator_is_refused():
     with pytest.raises(ValueError, match="at least one coordinator"):
         plan(coordinators=0)
