@@ -284,14 +284,11 @@ class Cluster:
         self, node: Any, sender: int = 0, envelope: Envelope | None = None
     ) -> Iterator[None]:
         """Show the witness what a tick, or a message, makes of a node."""
-        if self.witness is None:
-            yield
-            return
-        before = node.view()
         try:
             yield
         finally:  # also in the step that crashes it
-            self.witness.stepped(node.node_id, before, node.view(), sender, envelope)
+            if self.witness is not None:
+                self.witness.stepped(node.node_id, node.view(), sender, envelope)
 
     def step(self, nodes: Iterable[int] | None = None, rounds: int = 6, wait_ms: int = 200) -> None:
         """Tick these nodes, or all, and deliver everything, some times over."""

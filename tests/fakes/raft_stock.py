@@ -22,6 +22,7 @@ class StockNode:
 
     def __init__(self, cluster: Cluster, node_id: int, **conf: Any) -> None:
         self.cluster, self.node_id = cluster, node_id
+        self._seen: list[LogEntry] = []
         self._enter()
         settings = {
             "raftMinTimeout": NEVER_MS,
@@ -72,12 +73,19 @@ class StockNode:
         return View(
             term=self.term,
             leads=self.leads,
-            entries=[LogEntry(*entry) for entry in self.core._SyncObj__raftLog[:]],
+            entries=self._seen_entries(),
             commit_index=int(self.core.raftCommitIndex),
             applied_index=self.applied_index,
             matches={int(node.id): index for node, index in matches.items()},
             nexts={int(node.id): index for node, index in nexts.items()},
         )
+
+    def _seen_entries(self) -> list[LogEntry]:
+        entries = self.core._SyncObj__raftLog[:]
+        if entries[: len(self._seen)] != self._seen:
+            self._seen = []
+        self._seen = self._seen + [LogEntry(*entry) for entry in entries[len(self._seen) :]]
+        return self._seen
 
     @property
     def log(self) -> list[str]:
@@ -147,7 +155,8 @@ class StockFiles:
 
 
 class StockFileNode(StockNode):
-    """The library on its own journal and dump files."""
+    """The library on its own journal and dump files, and without its batching delay of 100 ms, as
+    one would use it for metadata."""
 
     def __init__(
         self, cluster: Cluster, node_id: int, files: StockFiles | None = None, **conf: Any
@@ -161,7 +170,7 @@ class StockFileNode(StockNode):
             node_id,
             journalFile=str(self.files.folder / "journal"),
             fullDumpFile=str(self.files.folder / "dump"),
-            **conf,
+            **{"appendEntriesUseBatch": False, "appendEntriesPeriod": 0.05, **conf},
         )
         self._open = True
         cluster.closing.callback(self._close_journal)

@@ -36,7 +36,5 @@ class View:
 class Witness(Protocol):
     """Who is shown the steps."""
 
-    def stepped(
-        self, node: int, before: View, after: View, sender: int, envelope: Envelope | None
-    ) -> None:
+    def stepped(self, node: int, after: View, sender: int, envelope: Envelope | None) -> None:
         """A voter ticked (no envelope) or took a message. May raise."""

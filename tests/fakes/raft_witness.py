@@ -55,6 +55,7 @@ class QuorumWitness:
     """See ``Witness``. ``views`` are the voters as they begin, by node."""
 
     def __init__(self, views: Mapping[int, View]) -> None:
+        #: The voters as they are; of one that is down, what its disk holds.
         self.views = dict(views)
         #: Entries known to be committed, by index; and who called them so without a comparison.
         self._committed: dict[int, int] = {}
@@ -65,12 +66,10 @@ class QuorumWitness:
         #: How many refusals moved a leader's position forward.
         self.refused_forward = 0
 
-    def stepped(
-        self, node: int, before: View, after: View, sender: int, envelope: Envelope | None
-    ) -> None:
+    def stepped(self, node: int, after: View, sender: int, envelope: Envelope | None) -> None:
         """A voter ticked (no envelope) or took a message. Raises Violation."""
         message = envelope and envelope.message
-        self.views[node] = after
+        before, self.views[node] = self.views[node], after
         self._note_commit(node, before, after, message)
         if envelope and after.matches.get(sender, 0) > before.matches.get(sender, 0):
             self._acknowledged_in[(node, sender)] = envelope.sender_term
