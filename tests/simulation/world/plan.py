@@ -136,7 +136,7 @@ def _writer(random: Random, topic: int) -> WriterPlan:
     idempotent = random.random() < 0.7
     acks = "all" if idempotent or random.random() < 0.5 else "1"
     bytes_max = random.choice((40, 40, 3_000))
-    return WriterPlan(topic, acks, idempotent, random.choice((0.02, 0.05, 0.2)), bytes_max)
+    return WriterPlan(topic, acks, idempotent, random.choice((0.05, 0.15, 0.5)), bytes_max)
 
 
 def _faults(random: Random, lasts_s: float) -> tuple[Fault, ...]:

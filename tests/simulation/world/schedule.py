@@ -263,15 +263,12 @@ class _Schedule:
         outdone = len(hosts) >= 1 or self._injector.struck.get("sync_error", 0) > 0
         if not outdone:
             return
-        cached = {topic.name for topic in self._plan.topics if not topic.fsync}
-        for machine in self._world.brokers:
-            if not machine.serves:
-                continue
-            for topic in machine.view.image.topics.values():
-                if topic.name in cached:
-                    self._invariants.excused.update(
-                        (topic.topic_id, partition.number) for partition in topic.partitions
-                    )
+        cached = {topic.name: topic for topic in self._plan.topics if not topic.fsync}
+        for topic_id, name in self._invariants.topic_names.items():
+            if name in cached:
+                self._invariants.excused.update(
+                    (topic_id, number) for number in range(cached[name].partitions)
+                )
 
     def _is_excused(self, send: Send) -> bool:
         excused = {self._name_of(key) for key in self._invariants.excused}

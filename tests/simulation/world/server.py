@@ -6,11 +6,16 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any, NoReturn
-from zlib import crc32
 
 import grpc
 
-from tests.simulation.world.client_call import EOF, WINDOW_BYTES, MetadataPairs, SimCall
+from tests.simulation.world.client_call import (
+    EOF,
+    WINDOW_BYTES,
+    MetadataPairs,
+    SimCall,
+    fingerprint,
+)
 from tests.simulation.world.network import Connection, Network
 from tests.simulation.world.process import Process
 
@@ -222,7 +227,7 @@ class ServerCall:
         await asyncio.sleep(0)
         while not self._room.is_set():
             await self._room.wait()
-        self._loop.note(crc32(data))
+        self._loop.note(fingerprint(self._client.method, data))
         self._unread_bytes += len(data)
         if self._unread_bytes >= WINDOW_BYTES:
             self._room.clear()
