@@ -5,16 +5,12 @@ from google.protobuf.message import Message
 from hypothesis import given, settings
 
 from millstream_raft.commands import apply_entry, encode_entry
-from millstream_raft.delta import Delta, delta_between
+from millstream_raft.delta import delta_between
 from millstream_raft.image import EMPTY_IMAGE, Image, PartitionState
-from millstream_raft.image_codec import (
-    decode_image,
-    encode_image,
-    encode_partition,
-    sealed_topic,
-)
+from millstream_raft.image_codec import decode_image, encode_image
 from millstream_server.v1 import metadata_command_pb2 as pb
 from tests.fakes import metadata_images as images
+from tests.fakes.image_checks import check_image, check_step
 
 NODES = st.integers(1, 4)
 TOPICS = st.integers(1, 3).map(images.topic_id)
@@ -31,12 +27,12 @@ def built(kind: type[Message], **fields: st.SearchStrategy[object]) -> st.Search
 ASSIGNMENTS = st.lists(built(pb.ReplicaAssignment, replica_ids=REPLICAS), max_size=3)
 NODE_EVENT = {"node_id": NODES, "node_epoch": EPOCHS}
 REGISTRATION = built(pb.ReplicaRegistration, **NODE_EVENT)
-PARTITION_EVENT = {
+CHANGE = {
     "topic_id": TOPICS,
     "partition": st.integers(0, 4),
     "expected_partition_epoch": st.integers(0, 6),
-    "replica": REGISTRATION,
 }
+PARTITION_EVENT = {**CHANGE, "replica": REGISTRATION}
 COMMANDS = {
     "controller_elected": built(
         pb.ControllerElected,
@@ -100,6 +96,18 @@ COMMANDS = {
         last_epoch=st.integers(0, 5),
         synced_end_offset=st.integers(0, 5),
     ),
+    "elect_leader": built(pb.ElectLeader, **CHANGE, leader_id=NODES, unclean=st.booleans()),
+    "reassign_partition": built(
+        pb.ReassignPartition, **CHANGE, target_replica_ids=REPLICAS, min_isr=st.integers(0, 3)
+    ),
+    "cancel_reassignment": built(pb.CancelReassignment, **CHANGE),
+    "unregister_node": built(pb.UnregisterNode, **NODE_EVENT),
+    "change_decommissioning": built(
+        pb.ChangeDecommissioning, node_id=NODES, decommissioning=st.booleans()
+    ),
+    "change_reassignment_throttle": built(
+        pb.ChangeReassignmentThrottle, bytes_per_s=st.integers(0, 3)
+    ),
     "take_producer_id": built(pb.TakeProducerId),
     "open_session": built(pb.OpenSession),
     "expire_sessions": built(
@@ -158,83 +166,6 @@ def addressed(image: Image, entry: pb.MetadataEntry) -> bytes:
     return entry.SerializeToString()
 
 
-def check_image(image: Image) -> None:
-    """Invariants 1 to 7, as far as one image shows them."""
-    assert len({node.epoch for node in image.nodes.values()}) == len(image.nodes)
-    assert all(node.epoch < image.next_node_epoch for node in image.nodes.values())
-    assert {topic.name: key for key, topic in image.topics.items()} == image.topic_ids
-    for topic in image.topics.values():
-        assert topic.encoded == sealed_topic(topic).encoded
-        for number, partition in enumerate(topic.partitions):
-            assert partition.number == number
-            assert partition.encoded == encode_partition(partition)
-            check_partition(image, partition)
-    producer_ids = [lease.producer_id for lease in image.shards]
-    assert len(set(producer_ids)) == len(producer_ids)
-    assert all(one < image.next_producer_id for one in producer_ids)
-    for lease in image.shards:
-        owner = image.node(lease.owner_id)
-        assert lease.owner_id is None or (owner is not None and owner.may_coordinate)
-    live = [node.node_id for node in image.nodes.values() if node.may_coordinate]
-    if live and image.shards:
-        owned = [len(image.shards_owned_by(node_id)) for node_id in live]
-        assert sum(owned) == len(image.shards)
-        assert max(owned) - min(owned) <= 1
-
-
-def check_partition(image: Image, partition: PartitionState) -> None:
-    isr, elr, replicas = set(partition.isr), set(partition.elr), set(partition.replicas)
-    assert len(partition.isr) == len(isr)
-    assert isr <= replicas
-    assert elr <= replicas
-    assert set(partition.last_known_elr) <= replicas
-    assert not isr & elr
-    assert not (isr | elr) & set(partition.last_known_elr)
-    assert not isr & set(partition.damaged)
-    assert not elr & set(partition.damaged)
-    assert set(partition.damaged) <= replicas
-    assert {log.node_id for log in partition.recovered_logs} <= set(partition.last_known_elr)
-    assert not partition.recovering or len(isr) <= 1
-    assert not elr or len(isr) < partition.min_isr
-    for node_id in isr:
-        node = image.nodes[node_id]
-        assert not node.fenced
-        assert not node.log_dir_offline
-    if partition.leader_id is not None:
-        assert partition.leader_id in isr
-        assert image.nodes[partition.leader_id].may_lead
-        assert not partition.last_known_elr
-    elif isr or elr:
-        assert not any(image.nodes[node_id].may_lead for node_id in isr or elr)
-
-
-def check_step(before: Image, image: Image, delta: Delta) -> None:
-    """Epochs only grow, and by what they have to (invariants 1, 2 and 3)."""
-    assert image.version > before.version
-    assert image.controller_epoch >= before.controller_epoch
-    assert image.next_producer_id >= before.next_producer_id
-    for node_id, node in image.nodes.items():
-        known = before.nodes.get(node_id)
-        assert known is None or node.epoch >= known.epoch
-        if known is not None and node.epoch > known.epoch:
-            assert node.epoch >= before.next_node_epoch
-    for key, topic in image.topics.items():
-        known_topic = before.topics.get(key)
-        if known_topic is None or known_topic.name != topic.name:
-            continue
-        for old, new in zip(known_topic.partitions, topic.partitions, strict=False):
-            if old == new:
-                continue
-            assert new.partition_epoch > old.partition_epoch
-            assert new.leader_epoch >= old.leader_epoch
-            if old.leader_id != new.leader_id:
-                assert new.leader_epoch > old.leader_epoch
-    for old_lease, new_lease in zip(before.shards, image.shards, strict=False):
-        assert old_lease.producer_id == new_lease.producer_id
-        if old_lease.owner_id != new_lease.owner_id:
-            assert new_lease.shard_epoch > old_lease.shard_epoch
-
-
 def checked_step(image: Image, data: bytes) -> Image:
     applied = apply_entry(image, data)
     if applied.image is image:
@@ -267,6 +198,10 @@ def test_any_sequence_of_entries_keeps_the_invariants(entries: list[pb.MetadataE
     for entry in entries:
         image = checked_step(image, addressed(image, entry))
     check_bytes(image)
+
+
+def test_every_kind_of_command_is_among_them() -> None:
+    assert COMMANDS.keys() == {field.name for field in pb.MetadataCommand.DESCRIPTOR.fields}
 
 
 def registration(image: Image, node_id: int) -> pb.ReplicaRegistration:
@@ -349,6 +284,31 @@ def plausible(image: Image, kind: str, a: int, b: int, c: int) -> pb.MetadataCom
                 replica=registration(image, chosen),
             )
         ),
+        "order": lambda: pb.MetadataCommand(
+            elect_leader=pb.ElectLeader(
+                topic_id=key,
+                partition=number,
+                expected_partition_epoch=partition.partition_epoch if partition else 0,
+                leader_id=chosen,
+                unclean=partition is not None and partition.leader_id is None,
+            )
+        ),
+        "move": lambda: pb.MetadataCommand(
+            reassign_partition=pb.ReassignPartition(
+                topic_id=key,
+                partition=number,
+                expected_partition_epoch=partition.partition_epoch if partition else 0,
+                target_replica_ids=replicas,
+                min_isr=1 + a % len(replicas),
+            )
+        ),
+        "stay": lambda: pb.MetadataCommand(
+            cancel_reassignment=pb.CancelReassignment(
+                topic_id=key,
+                partition=number,
+                expected_partition_epoch=partition.partition_epoch if partition else 0,
+            )
+        ),
         "recovered": lambda: pb.MetadataCommand(
             note_recovered_log=pb.NoteRecoveredLog(
                 topic_id=key,
@@ -363,8 +323,8 @@ def plausible(image: Image, kind: str, a: int, b: int, c: int) -> pb.MetadataCom
     return builders[kind]()
 
 
-OFTEN = ["unfence", "unfence", "change", "configure", "recovered"]
-SELDOM = ["damage", "drain", "offline", "add", "offsets", "grow", "remove", "elect"]
+OFTEN = ["unfence", "unfence", "change", "configure", "recovered", "move", "order"]
+SELDOM = ["damage", "stay", "drain", "offline", "add", "offsets", "grow", "remove", "elect"]
 KINDS = st.sampled_from(["restart", "fence", "unfence", "change", *OFTEN, *SELDOM])
 STEP = st.tuples(KINDS, st.integers(0, 30), st.integers(0, 30), st.integers(0, 30))
 
