@@ -75,6 +75,10 @@ raft-crash: setup ## Power loss at every operation that voters make on their fol
 raft-kill: setup ## kill -9, pauses and damaged folders of the metadata quorum: ROUNDS DAMAGES SEED
 	@$(BIN)/python -m tests.campaigns.raft_kill
 
+.PHONY: failover
+failover: setup ## Gaps after the metadata leader, a broker or a coordinator is lost: ROUNDS KINDS
+	@$(BIN)/python -m tests.campaigns.failover
+
 .PHONY: raft-bench
 raft-bench: setup ## Latency, rate, idle CPU and fail-over of the metadata quorum: ROUNDS SECONDS PARTITIONS
 	@$(BIN)/python -m tests.campaigns.raft_bench
@@ -82,3 +86,7 @@ raft-bench: setup ## Latency, rate, idle CPU and fail-over of the metadata quoru
 .PHONY: raft-fuzz
 raft-fuzz: setup ## Random schedules on the real Raft core: SEEDS FIRST_SEED NODES DROP STOCK
 	@$(BIN)/python -m tests.campaigns.raft_fuzz
+
+.PHONY: sim
+sim: setup ## Seeded fault schedules on a simulated cluster: SEEDS FIRST_SEED MINUTES REPLICAS RESUME
+	@$(BIN)/python -m tests.campaigns.sim

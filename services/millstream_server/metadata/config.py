@@ -41,6 +41,8 @@ class MetadataConfig:
     # A quiet watch of the image shows so often that this node is alive: several pulses fit into the
     # time after which followers go elsewhere.
     watch_pulse_ms: int = 250
+    # Nodes that are alive find a new controller within this time; the others are suspected then.
+    reconnect_grace_ms: int = 500
     # How often a node with a broken session is tried to be reached, and how long each try takes.
     probe_interval_ms: int = 100
     probe_timeout_ms: int = 300

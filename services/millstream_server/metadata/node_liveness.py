@@ -162,8 +162,7 @@ class NodeLiveness:
         elif self._streams.get(stream.node_id) is not None:
             return
         if by_node and self._controller.is_active:
-            self.sessions.suspect(stream.node_id, stream.node_epoch)
-            self._spawn(self._confirm_suspicion(stream.node_id, stream.node_epoch))
+            self._suspect(stream.node_id, stream.node_epoch)
 
     async def fence_expired(self) -> None:
         """Fence the nodes that were silent for their session time-out."""
@@ -242,6 +241,24 @@ class NodeLiveness:
         ]
         now_ms = self._clock.monotonic_ms()
         self.sessions.restart(live, now_ms)
+        self._spawn(self._suspect_absent(self._controller.image.controller_epoch))
+
+    async def _suspect_absent(self, controller_epoch: int) -> None:
+        """Suspect who does not come to this new controller: a node that died together with the one
+        before, on the same machine perhaps, has no stream here that could break. Fencing needs the
+        refused connection and the few others suspected all the same (invariant 38)."""
+        await asyncio.sleep(self._config.reconnect_grace_ms / 1000)
+        if not self._controller.is_active:
+            return
+        if self._controller.image.controller_epoch != controller_epoch:
+            return
+        for node_id, node_epoch in self.sessions.nodes():
+            if node_id not in self._streams:
+                self._suspect(node_id, node_epoch)
+
+    def _suspect(self, node_id: int, node_epoch: int) -> None:
+        self.sessions.suspect(node_id, node_epoch)
+        self._spawn(self._confirm_suspicion(node_id, node_epoch))
 
     def _end_streams(self, error: ServiceError) -> None:
         for stream in tuple(self._streams.values()):

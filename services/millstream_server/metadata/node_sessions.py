@@ -5,7 +5,8 @@ the nodes for which the end may be *proposed*, and only the committed command en
 
 States of a session::
 
-    live      ── stream breaks ──────────► suspected
+    live      ── stream breaks, or none
+                 to a new controller ────► suspected
     suspected ── stream opens again ─────► live
     either    ── silent for its time-out ► expired, until a heartbeat comes or it is fenced
 """
@@ -63,6 +64,10 @@ class NodeSessions:
         longer here than on its node is safe: the node stops first."""
         for session in self._sessions.values():
             session.deadline_ms += milliseconds
+
+    def nodes(self) -> list[tuple[int, int]]:
+        """(node id, epoch) of every session."""
+        return [(one.node_id, one.node_epoch) for one in self._sessions.values()]
 
     def suspect(self, node_id: int, node_epoch: int) -> None:
         """The stream of this registration broke."""

@@ -53,6 +53,7 @@ class Bench:
             voters=((1, "127.0.0.1:1"), (OTHER, "127.0.0.1:2")),
             heartbeat_gather_ms=0,
             probe_interval_ms=1,
+            reconnect_grace_ms=1,
         )
         made: list[InstantConsensus] = []
 
@@ -199,6 +200,39 @@ async def test_not_even_refused_connections_fence_half_of_the_cluster_early(benc
     bench.probe.refused = {9001, 9002, 9003, 9004}
     for stream in streams[:2]:
         bench.liveness.closed(stream, by_node=True)
+    for _ in range(50):
+        bench.probe.tries.clear()
+        await bench.probe.tries.wait()
+    assert not any(bench.fenced(node_id) for node_id in (1, 2, 3, 4))
+
+
+async def test_a_node_that_died_with_the_controller_is_fenced_early_by_the_next(
+    bench: Bench,
+) -> None:
+    for node_id in (1, 2, 3):
+        await bench.live(node_id)
+    bench.consensus.depose(OTHER)
+    bench.probe.refused = {9001}
+    bench.consensus.lead()
+    await bench.active()
+    await bench.live(2)
+    await bench.live(3)
+    await eventually(lambda: bench.fenced(1))
+    assert not bench.fenced(2)
+    assert not bench.fenced(3)
+
+
+async def test_a_new_controller_fences_nobody_early_when_most_nodes_are_absent(
+    bench: Bench,
+) -> None:
+    for node_id in (1, 2, 3, 4):
+        await bench.live(node_id)
+    bench.consensus.depose(OTHER)
+    bench.probe.refused = {9001, 9002, 9003, 9004}
+    bench.consensus.lead()
+    await bench.active()
+    await bench.live(4)
+    await bench.live(3)
     for _ in range(50):
         bench.probe.tries.clear()
         await bench.probe.tries.wait()
