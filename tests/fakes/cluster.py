@@ -1,5 +1,6 @@
 """A cluster that is what the test says: an image changed by hand, sessions that end on demand."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -23,6 +24,9 @@ class FakeMetadata:
     def __init__(self) -> None:
         self.image = replace(EMPTY_IMAGE, version=1, cluster_id="test")
         self.views: list[FakeClusterView] = []
+        # What to answer to the next proposals; set ``hold_alter`` to keep answers back.
+        self.alter_refusals: list[str | ServiceError] = []
+        self.hold_alter: asyncio.Event | None = None
         self._topics = 0
 
     def view(self, node_id: int) -> "FakeClusterView":
@@ -115,6 +119,29 @@ class FakeMetadata:
         partitions = (*topic.partitions[:number], new, *topic.partitions[number + 1 :])
         self.put_topic(replace(topic, partitions=partitions))
 
+    async def alter_partitions(self, request: pb.AlterPartitions) -> pb.ExecuteResponse:
+        """What the controller does with proposals, but for its rules: the partition epoch
+        counts. ``alter_refusals`` go first: a reason, or an error for the whole request."""
+        if self.hold_alter is not None:
+            await self.hold_alter.wait()
+        answers = pb.AlteredPartitions()
+        for proposal in request.proposals:
+            answer = answers.partitions.add(
+                topic_id=proposal.topic_id, partition=proposal.partition
+            )
+            refusal = self.alter_refusals.pop(0) if self.alter_refusals else ""
+            if isinstance(refusal, ServiceError):
+                raise refusal
+            topic = self.image.topics[proposal.topic_id]
+            state = topic.partitions[proposal.partition]
+            if not refusal and proposal.partition_epoch != state.partition_epoch:
+                refusal = "INVALID_UPDATE_VERSION"
+            answer.reason = refusal
+            if not refusal:
+                members = tuple(member.node_id for member in proposal.members)
+                self.change_partition(topic.name, state.number, isr=members, recovering=False)
+        return pb.ExecuteResponse(version=self.image.version, altered_partitions=answers)
+
     def put_topic(self, topic: TopicState) -> None:
         """Replace a topic."""
         self.change(replace(self.image, topics={**self.image.topics, topic.topic_id: topic}))
@@ -165,6 +192,8 @@ class FakeClusterView:
     ) -> pb.ExecuteResponse:
         """See ``NodePlane``."""
         self.executed.append(request)
+        if request.HasField("alter_partitions"):
+            return await self._metadata.alter_partitions(request.alter_partitions)
         if not request.HasField("auto_create_topic"):
             return pb.ExecuteResponse(version=self.image.version)
         if not self.auto_create_leaders:

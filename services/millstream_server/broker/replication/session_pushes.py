@@ -170,7 +170,7 @@ class Pushes:
     def _add_records(self, lane: Lane, entries: Entries) -> None:
         queue = self.queues[lane]
         room = self._message_bytes
-        while room > 0 and (copy := queue.take()) is not None:
+        while room > self._message_bytes // 8 and (copy := queue.take()) is not None:
             run = self._take_run(copy, lane, room)
             if run is None or not run.data:
                 continue
