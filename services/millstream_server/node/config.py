@@ -144,6 +144,13 @@ class NodeConfig(BaseModel):
     broker_heartbeat_interval_ms: int = _key(
         "broker.heartbeat.interval.ms", 500, "How often they send heartbeats.", ge=50, le=60_000
     )
+    replica_lag_time_max_ms: int = _key(
+        "replica.lag.time.max.ms",
+        10_000,
+        "How long a follower may lag behind its leader before it leaves the in-sync replicas.",
+        ge=500,
+        le=3_600_000,
+    )
     group_session_timeout_ms: int = _key(
         "group.session.timeout.ms",
         45_000,

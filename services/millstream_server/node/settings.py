@@ -73,6 +73,7 @@ def broker_config(config: NodeConfig) -> BrokerConfig:
         auto_create_topics=config.auto_create_topics_enable,
         request_bytes_max=config.request_max_bytes,
         topic_defaults=topic_configs(config),
+        replica_lag_time_ms_max=config.replica_lag_time_max_ms,
         metrics_level=config.metrics_level,
     )
 
