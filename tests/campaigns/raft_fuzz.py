@@ -1,8 +1,8 @@
 """``make raft-fuzz``: random schedules on the real Raft core; nothing acknowledged may be lost.
 
-Variables: SEEDS, FIRST_SEED, NODES (3 or 5), DROP (a rule of the message filter to switch off, by
-its name in ``millstream_raft/rules.py``), STOCK=1 (the library without the layer; crashes are left
-out there, since it syncs nothing). With DROP or STOCK a violation is what is looked for, and the
+Variables: SEEDS, FIRST_SEED, NODES (3 or 5; unset, a seed of the layer decides), DROP (a rule to
+switch off, by its name in ``millstream_raft/rules.py``), STOCK=1 (the library without the layer;
+power loss is left out there, since it syncs nothing). With DROP or STOCK a violation is what is looked for, and the
 exit code tells whether one was found.
 """
 
@@ -11,41 +11,39 @@ import statistics
 import sys
 import time
 from collections import Counter
-from functools import partial
-from typing import Any
+from collections.abc import Callable
 
 from millstream_raft.rules import Rule
 from tests.campaigns.figures import integer, print_result, progress
-from tests.fakes.raft_cluster import SCENARIO_RULES, LayeredNode
-from tests.fakes.raft_schedule import play
+from tests.fakes.raft_layer import play_layer
+from tests.fakes.raft_schedule import Schedule, play
 from tests.fakes.raft_stock import StockFileNode
 from tests.fakes.raft_witness import Violation
 
 _PROGRESS_EVERY = 25
 
 
-def voter_maker(stock: bool, drop: str) -> Any:
-    """What makes the voters. Raises SystemExit for an unknown rule."""
+def player(stock: bool, nodes: int, drop: str) -> Callable[[int], Schedule]:
+    """What plays a seed. Raises SystemExit for an unknown rule."""
     if stock:
-        return StockFileNode
+        return lambda seed: play(seed, nodes or 3, StockFileNode, power_loss=False, overflow=False)
     if drop and drop not in Rule.__members__:
         raise SystemExit(f"DROP={drop}: no such rule; there are {', '.join(Rule.__members__)}")
-    dropped = {Rule[drop]} if drop else set()
-    return partial(LayeredNode, rules=SCENARIO_RULES - dropped)
+    return lambda seed: play_layer(seed, nodes, {Rule[drop]} if drop else set())
 
 
 def main() -> int:
     seeds, first = integer("SEEDS", 300), integer("FIRST_SEED", 1)
-    nodes, stock = integer("NODES", 3), bool(integer("STOCK", 0))
+    nodes, stock = integer("NODES", 0), bool(integer("STOCK", 0))
     drop = os.environ.get("DROP", "")
-    make = voter_maker(stock, drop)
+    play_seed = player(stock, nodes, drop)
     begin = time.monotonic()
     violations: Counter[str] = Counter()
     found_at: list[int] = []
     acknowledged = 0
     for seed in range(first, first + seeds):
         try:
-            schedule = play(seed, nodes, make, power_loss=not stock, overflow=not stock)
+            schedule = play_seed(seed)
             acknowledged += len(schedule.cluster.acknowledged())
         except Violation as violation:
             violations[violation.name] += 1

@@ -318,9 +318,13 @@ def play(
     overflow: bool = True,
 ) -> Schedule:
     """A whole schedule, healed. Raises Violation."""
-    schedule = Schedule(seed, count, make, power_loss=power_loss, overflow=overflow)
+    return play_out(Schedule(seed, count, make, power_loss=power_loss, overflow=overflow))
+
+
+def play_out(schedule: Schedule, events: int = EVENTS) -> Schedule:
+    """Let as many things happen, and heal. Raises Violation."""
     try:
-        for _ in range(EVENTS):
+        for _ in range(events):
             schedule.event()
             schedule.look()
         schedule.heal()

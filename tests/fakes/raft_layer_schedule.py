@@ -1,0 +1,81 @@
+"""Random schedules behind the layer: what its transport allows, and stricter eyes.
+
+A connection that breaks loses only the end of what is on it. The beginning may have arrived and
+wait to be taken, also from a voter that has crashed since; it is taken before anything that a later
+connection brings (``RaftServicer`` lets only the newest stream of a voter count).
+
+Some links of a schedule are slow throughout: what is on them is old when it arrives.
+"""
+
+from collections.abc import Callable
+from itertools import permutations
+from typing import Any
+
+from tests.fakes.raft_invariants import Invariants
+from tests.fakes.raft_schedule import Schedule
+from tests.fakes.raft_witness import Violation
+
+
+class LayerSchedule(Schedule):
+    """See above. Voters endure power loss, and queues run over."""
+
+    def __init__(self, seed: int, count: int, make: Callable[..., Any]) -> None:
+        super().__init__(seed, count, make, power_loss=True, overflow=True)
+        self.invariants = Invariants()
+        links = list(permutations(self.cluster.ids, 2))
+        self.slow = set(self.chance.sample(links, self.chance.randint(0, count // 2)))
+        self.cluster.network.held |= self.slow
+        self.events.append(self.trickle)
+        self.weights.append(6 * 4 ** self.chance.uniform(-1, 1))
+
+    # What can happen.
+
+    def trickle(self) -> None:
+        """One message arrives on a slow link."""
+        network = self.cluster.network
+        busy = [
+            link
+            for link in sorted(self.slow)
+            if network.links.get(link) and link[1] in network.receivers
+        ]
+        if busy:
+            network.deliver(*self.chance.choice(busy), 1)
+
+    def release(self) -> None:
+        super().release()
+        self.cluster.network.held |= self.slow
+
+    # How it happens.
+
+    def disconnect(self, one: int, other: int) -> None:
+        links = self.cluster.network.links
+        arrived = {link: self.beginning(link) for link in ((one, other), (other, one))}
+        super().disconnect(one, other)
+        links.update(arrived)
+
+    def connect(self, one: int, other: int) -> None:
+        if one != other and one not in self.disks and other not in self.disks:
+            for here, there in ((one, other), (other, one)):
+                if there not in self.joined[here]:
+                    self.cluster.network.deliver(here, there)
+        super().connect(one, other)
+
+    def crash(self, node: int) -> None:
+        links = self.cluster.network.links
+        arrived = {link: self.beginning(link) for link in links if link[0] == node}
+        super().crash(node)
+        links.update((link, queue) for link, queue in arrived.items() if link[1] not in self.disks)
+
+    def beginning(self, link: tuple[int, int]) -> list[Any]:
+        """As much as may have arrived of what is on a link."""
+        queue = self.cluster.network.links.get(link, [])
+        return queue[: self.chance.randint(0, len(queue))]
+
+    # The oracle.
+
+    def look(self) -> None:
+        super().look()
+        down = {node: self.witness.views[node] for node in self.disks}
+        up = {node: self.cluster[node] for node in self.up}
+        for broken in self.invariants.broken(up, down):
+            raise Violation(*broken)
