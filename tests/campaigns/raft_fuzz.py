@@ -2,8 +2,8 @@
 
 Variables: SEEDS, FIRST_SEED, NODES (3 or 5; unset, a seed of the layer decides), DROP (a rule to
 switch off, by its name in ``millstream_raft/rules.py``), STOCK=1 (the library without the layer;
-power loss is left out there, since it syncs nothing). With DROP or STOCK a violation is what is looked for, and the
-exit code tells whether one was found.
+power loss is left out there, since it syncs nothing). With DROP or STOCK a violation is what is
+looked for, and the exit code tells whether one was found.
 """
 
 import os
