@@ -1,0 +1,163 @@
+"""Which in-sync set a leader asks for."""
+
+from dataclasses import replace
+
+from millstream_raft.image import PartitionState
+from millstream_server.broker.partition import Partition
+from millstream_server.broker.replication.in_sync_changes import wanted_in_sync
+
+STATE = PartitionState(
+    number=0,
+    leader_id=1,
+    leader_epoch=5,
+    partition_epoch=7,
+    replicas=(1, 2, 3),
+    isr=(1, 2, 3),
+    min_isr=2,
+)
+ELIGIBLE = {1: 10, 2: 20, 3: 30}
+LAG_MS = 100
+
+
+def leading(end: int = 10, **changes: object) -> Partition:
+    state = replace(STATE, **changes)  # type: ignore[arg-type]
+    partition = Partition(bytes(16), "logs", 0, 1)
+    partition.elect(state, end, end)
+    partition.begin_epoch(state.leader_epoch, end, end, end)
+    look(partition, 0)
+    return partition
+
+
+def look(partition: Partition, now_ms: int) -> None:
+    partition.look_at_followers(ELIGIBLE, now_ms, LAG_MS)
+
+
+def report(
+    partition: Partition,
+    node_id: int,
+    end: int,
+    synced: int | None = None,
+    *,
+    now_ms: int = 0,
+    leader_epoch: int = 5,
+    node_epoch: int | None = None,
+) -> None:
+    partition.follower_reported(
+        node_id,
+        leader_epoch,
+        end,
+        end if synced is None else synced,
+        node_epoch=node_id * 10 if node_epoch is None else node_epoch,
+        now_ms=now_ms,
+    )
+
+
+def wanted(
+    partition: Partition, now_ms: int = 0, eligible: dict[int, int] = ELIGIBLE
+) -> tuple[int, ...] | None:
+    return wanted_in_sync(partition, eligible, now_ms, LAG_MS)
+
+
+def test_rule_12_who_lags_too_long_leaves() -> None:
+    partition = leading()
+    report(partition, 2, 10)
+    report(partition, 3, 9)
+    assert wanted(partition, 100) is None
+    assert wanted(partition, 101) == (1, 2)
+
+
+def test_rule_12_who_never_reported_leaves_after_the_same_time() -> None:
+    partition = leading()
+    report(partition, 2, 10)
+    assert wanted(partition, 101) == (1, 2)
+
+
+def test_rule_12_only_what_is_synced_counts_in_fsync_mode() -> None:
+    partition = leading()
+    report(partition, 2, 10)
+    report(partition, 3, 10, 9)
+    assert wanted(partition, 101) == (1, 2)
+    relaxed = leading(flush_mode="page_cache")
+    report(relaxed, 2, 10)
+    report(relaxed, 3, 10, 9)
+    assert wanted(relaxed, 101) is None
+
+
+def test_rule_12_who_has_the_mark_and_the_epochs_start_joins() -> None:
+    partition = leading(isr=(1, 2))
+    report(partition, 2, 10)
+    report(partition, 3, 9)
+    assert wanted(partition) is None
+    report(partition, 3, 10)
+    assert wanted(partition) == (1, 2, 3)
+
+
+def test_rule_12_joiners_need_synced_ends_in_fsync_mode() -> None:
+    partition = leading(isr=(1, 2))
+    report(partition, 2, 10)
+    report(partition, 3, 10, 9)
+    assert wanted(partition) is None
+
+
+def test_rule_12_reports_of_another_epoch_or_registration_do_not_join() -> None:
+    partition = leading(isr=(1, 2))
+    report(partition, 2, 10)
+    report(partition, 3, 10, leader_epoch=4)
+    assert wanted(partition) is None
+    report(partition, 3, 10, node_epoch=29)
+    assert wanted(partition) is None
+    report(partition, 3, 10)
+    assert wanted(partition, eligible={1: 10, 2: 20}) is None  # fenced, or shutting down
+    assert wanted(partition) == (1, 2, 3)
+
+
+def test_one_may_leave_while_another_joins() -> None:
+    partition = leading(isr=(1, 2))
+    report(partition, 3, 10)
+    assert wanted(partition, 101) == (1, 3)
+
+
+def test_the_leader_stays_alone_rather_than_leave() -> None:
+    partition = leading()
+    assert wanted(partition, 101) == (1,)
+
+
+def test_rule_7_recovery_ends_when_the_followers_that_are_there_agree_with_the_log() -> None:
+    partition = leading(isr=(1,), recovering=True)
+    assert wanted(partition) is None
+    report(partition, 2, 10)
+    assert wanted(partition) is None
+    report(partition, 3, 8)
+    # Rule 4: nobody else may be asked in by the same change.
+    assert wanted(partition) == (1,)
+
+
+def test_rule_7_recovery_does_not_wait_for_who_is_not_there_or_never_agrees() -> None:
+    partition = leading(isr=(1,), recovering=True)
+    report(partition, 2, 10)
+    assert wanted(partition, eligible={1: 10, 2: 20}) == (1,)
+    assert wanted(partition, 100) is None
+    assert wanted(partition, 101) == (1,)
+
+
+def test_rule_18_joins_go_on_below_the_minimum_or_a_leader_would_never_get_out() -> None:
+    partition = leading(isr=(1,))
+    assert partition.high_watermark == 0
+    report(partition, 2, 10)
+    assert wanted(partition) == (1, 2)
+    partition.propose_in_sync((1, 2))
+    partition.update(replace(STATE, isr=(1, 2), partition_epoch=8))
+    assert partition.high_watermark == 10
+
+
+def test_rule_10_the_mark_waits_for_a_follower_that_copies_closely() -> None:
+    partition = leading(isr=(1, 2))
+    report(partition, 2, 10)
+    report(partition, 3, 10)
+    look(partition, 0)
+    partition.appended(12)
+    partition.written(12, 12)
+    report(partition, 2, 12, now_ms=10)
+    assert partition.high_watermark == 10
+    look(partition, 101)  # for as long as it does
+    assert partition.high_watermark == 12
