@@ -79,10 +79,16 @@ class _Judge:
                     versions.read[value] = min(offset, versions.read.get(value, offset))
                     versions.read_offsets.add(offset)
         for send in history.sends:
-            if send.outcome is Outcome.OK and send.offset is not None:
-                self._versions[send.key].see(send.offset, send.value)
+            if self._stands(send):
+                self._versions[send.key].see(_offset(send), send.value)
         for versions in self._versions.values():
             versions.number()
+
+    def _stands(self, send: Send) -> bool:
+        """True if the offset of an acknowledgement counts: not if it may have been lost since."""
+        if send.outcome is not Outcome.OK or send.offset is None:
+            return False
+        return not self._expectations.excused(send) or send.value in self._versions[send.key].read
 
     def run(self) -> Iterator[Anomaly]:
         """Every rule in turn."""
@@ -175,7 +181,7 @@ class _Judge:
         began stands below it."""
         by_key: dict[Key, list[Send]] = defaultdict(list)
         for send in self._history.sends:
-            if send.outcome is Outcome.OK and send.offset is not None:
+            if self._stands(send):
                 by_key[send.key].append(send)
         for key, sends in by_key.items():
             last: dict[object, Send] = {}

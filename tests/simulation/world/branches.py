@@ -24,7 +24,7 @@ WANTED = (
     "33: DISK_FULL",
     "34: recovery cut a torn tail",
     "34: recovery of an unclean stop",
-    "37: clean stop",
+    "7: recovery of a clean stop",
 )
 
 
@@ -45,9 +45,11 @@ class Branches:
     def _observe(self, machine: BrokerMachine) -> None:
         self._apps.append(machine.app)
         recovery = machine.app.directory.recovery
-        if machine.app.directory.clean_shutdown:
-            self.note("37: clean stop", 1)
-        elif machine.app.directory.previous_node_epoch:
+        if not machine.app.directory.previous_node_epoch:
+            self.note("37: empty directory", 1)
+        elif machine.app.directory.clean_shutdown:
+            self.note("7: recovery of a clean stop", 1)
+        else:
             self.note("34: recovery of an unclean stop", 1)
         if recovery.cut_bytes:
             self.note("34: recovery cut a torn tail", 1)

@@ -17,8 +17,8 @@ class FaultInjector:
         self.struck: dict[str, int] = {}
         # What happened, in words.
         self.story: list[str] = []
-        # Hosts that lost power at some time, with the time.
-        self.power_losses: list[tuple[float, str]] = []
+        # Brokers that may have lost what they had in memory.
+        self.lossy_hosts: set[str] = set()
 
     def strike(self, fault: Fault) -> None:
         """Make a fault happen now."""
@@ -70,7 +70,7 @@ class FaultInjector:
     def _cut_power(self, machine: Machine, fault: Fault) -> None:
         keep = (0.0, 0.5, 0.9, 1.0)[int(fault.amount * 4) % 4]
         machine.lose_power(keep)
-        self.power_losses.append((self._world.loop.now, machine.host))
+        self.lossy_hosts.add(machine.host)
         self._later(fault, lambda: self.boot(machine))
 
     def _terminate(self, fault: Fault) -> str | None:
@@ -197,6 +197,8 @@ class FaultInjector:
         if machine is None:
             return None
         machine.disk.faults.append(disk_fault)
+        if disk_fault.operation == "sync":
+            self.lossy_hosts.add(machine.host)
 
         def end() -> None:
             if disk_fault in machine.disk.faults:

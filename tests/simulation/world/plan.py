@@ -61,6 +61,11 @@ class TopicPlan:
     configs: tuple[tuple[str, str], ...]
 
     @property
+    def min_in_sync(self) -> int:
+        """min.insync.replicas, by default."""
+        return 2 if self.replication_factor >= 3 else 1
+
+    @property
     def fsync(self) -> bool:
         """True if acknowledged means on the disk."""
         return dict(self.configs).get("flush.mode", "fsync") == "fsync"
