@@ -15,8 +15,7 @@ from millstream_server.local_cluster import LocalCluster, NodePlan
 from tests.fakes.authority import Authority, node_name
 
 CLUSTER_ID = "under-attack"
-METADATA, BROKERS, COORDINATORS = 3, 1, 1
-NODE_IDS = range(1, METADATA + BROKERS + COORDINATORS + 1)
+METADATA, COORDINATORS = 3, 1
 _WAIT_S = 10.0
 # The target is to refuse what is too large, not the caller.
 _OPTIONS = (("grpc.max_send_message_length", 64 << 20), ("grpc.use_local_subchannel_pool", 1))
@@ -34,16 +33,17 @@ class World(NamedTuple):
 class QuorumTarget:
     """A running cluster, with TLS where an authority is given."""
 
-    def __init__(self, folder: Path, authority: Authority | None) -> None:
+    def __init__(self, folder: Path, authority: Authority | None, *, brokers: int = 1) -> None:
         self.authority = authority
+        node_ids = range(1, METADATA + brokers + COORDINATORS + 1)
         node_configs = {
-            node_id: authority.node(CLUSTER_ID, node_id) for node_id in NODE_IDS if authority
+            node_id: authority.node(CLUSTER_ID, node_id) for node_id in node_ids if authority
         }
         self.properties: Mapping[str, str] = authority.client() if authority else {}
         self.cluster = LocalCluster.create(
             folder,
             metadata=METADATA,
-            brokers=BROKERS,
+            brokers=brokers,
             coordinators=COORDINATORS,
             cluster_id=CLUSTER_ID,
             node_configs=node_configs,

@@ -12,18 +12,21 @@ from typing import Any
 import grpc
 import pytest
 
-from millstream import Consumer, Producer
+from millstream import Admin, Consumer, NewTopic, Producer
 from millstream_server.local_cluster import LocalCluster
 from millstream_server.v1 import controller_service_pb2 as controller
 from millstream_server.v1 import controller_service_pb2_grpc as controller_grpc
 from millstream_server.v1 import raft_pb2 as raft
+from millstream_server.v1 import replication_service_pb2 as replication
+from millstream_server.v1 import replication_service_pb2_grpc as replication_grpc
 from tests.cluster.quorum_target import CLUSTER_ID, QuorumTarget, refusal
 from tests.fakes.authority import LOOPBACK, Authority, node_name
 
-BROKER_ID, COORDINATOR_ID = 4, 5
+BROKERS = 2
+BROKER_ID, COORDINATOR_ID = 4, 6
 INTERNAL = {
     f"/{service.full_name}/{method.name}": method
-    for module in (controller, raft)
+    for module in (controller, raft, replication)
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
@@ -38,7 +41,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def target(
     authority: Authority, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[QuorumTarget]:
-    with QuorumTarget(tmp_path_factory.mktemp("cluster"), authority) as made:
+    folder = tmp_path_factory.mktemp("cluster")
+    with QuorumTarget(folder, authority, brokers=BROKERS) as made:
         yield made
 
 
@@ -60,15 +64,17 @@ def produce_and_consume(target: QuorumTarget, values: Sequence[bytes], group: st
 
 
 def create_topic(target: QuorumTarget, name: str) -> None:
-    from millstream import Admin, NewTopic
-
     with Admin.from_config(target.client_properties()) as admin:
-        admin.create_topics([NewTopic(name, partitions=1)])
+        admin.create_topics([NewTopic(name, partitions=1, replication_factor=BROKERS)])
 
 
-def test_clients_produce_consume_and_commit(target: QuorumTarget) -> None:
+def test_clients_produce_consume_and_commit_on_replicated_partitions(target: QuorumTarget) -> None:
+    """Acknowledged by all: the other broker copied the records over TLS."""
     create_topic(target, "topic-of-readers")
     produce_and_consume(target, [b"%d" % n for n in range(500)], "readers")
+    with Admin.from_config(target.client_properties()) as admin:
+        (topic,) = admin.describe_topics(["topic-of-readers"])
+    assert len(topic.partitions[0].in_sync_replica_ids) == BROKERS
 
 
 def test_the_command_line_works_and_tells_the_quorum(target: QuorumTarget, tmp_path: Path) -> None:
@@ -145,12 +151,12 @@ def test_a_client_in_plaintext_gets_no_connection(target: QuorumTarget) -> None:
 def test_a_client_may_call_nothing_internal(
     target: QuorumTarget, authority: Authority, path: str
 ) -> None:
-    leader = target.leader()
+    serving = target.cluster.node("broker-1") if "Replication" in path else target.leader()
     files = authority.issue("client")
     with (
         target.unchanged(),
-        target.told(leader, f'"method": "{path}"'),
-        target.channel(leader, files) as channel,
+        target.told(serving, f'"method": "{path}"'),
+        target.channel(serving, files) as channel,
     ):
         code, _ = outcome(channel, path)
         assert code is grpc.StatusCode.PERMISSION_DENIED
@@ -188,6 +194,28 @@ def test_a_node_may_not_register_as_another(target: QuorumTarget) -> None:
     ):
         answers = controller_grpc.ControllerServiceStub(channel).NodeSession(
             iter([request]), timeout=10
+        )
+        with pytest.raises(grpc.RpcError) as caught:
+            next(answers)
+        assert refusal(caught.value)[0] is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_a_node_may_not_follow_as_another(target: QuorumTarget) -> None:
+    broker = target.cluster.node("broker-1")
+    hello = replication.ReplicationHello(
+        cluster_id=CLUSTER_ID,
+        follower_id=COORDINATOR_ID,
+        leader_id=BROKER_ID,
+        session_id=1,
+        lane=replication.REPLICATION_LANE_TAIL,
+    )
+    with (
+        target.unchanged(),
+        target.told(broker, f"the certificate is not that of node {COORDINATOR_ID}"),
+        target.as_node(broker, 1) as channel,
+    ):
+        answers = replication_grpc.ReplicationServiceStub(channel).Replicate(
+            iter([replication.ReplicateRequest(hello=hello)]), timeout=10
         )
         with pytest.raises(grpc.RpcError) as caught:
             next(answers)

@@ -32,6 +32,7 @@ from millstream_server.broker.servicer import BrokerServicer
 from millstream_server.broker.subscribing import Subscribing
 from millstream_server.broker.upkeep import Upkeep
 from millstream_server.cluster.metadata_plane import NodePlane, NodeRegistration, Unsubscribe
+from millstream_server.runtime.callers import Callers, UnknownCallers
 from millstream_server.runtime.channels import Dial, NodeChannels, dial_plaintext
 from millstream_server.runtime.identity import NodeIdentity
 from millstream_server.runtime.ports import Clock, Executor, Files
@@ -60,6 +61,7 @@ class BrokerApp:
         metrics: CollectorRegistry,
         executor: ExecutorFactory | None = None,
         dial: Dial = dial_plaintext,
+        callers: Callers | None = None,
     ) -> None:
         """Nothing is started yet. ``path`` is the log directory; ``executor`` makes a thread of
         that name, by default a real one."""
@@ -72,6 +74,7 @@ class BrokerApp:
         self._executor = executor
         self.counters = BrokerCounters()
         self._metrics = BrokerMetrics(metrics, self.counters, identity)
+        self._callers = callers or UnknownCallers()
         self._peers = Peers(NodeChannels(dial))
         self.directory = LogDirectory(
             path,
@@ -173,7 +176,7 @@ class BrokerApp:
         """Add the services to a server; returns their full names."""
         return [
             BrokerServicer(self._calls).add_to(server),
-            ReplicationServicer(self._leader, self.counters).add_to(server),
+            ReplicationServicer(self._leader, self.counters, self._callers).add_to(server),
         ]
 
     async def start(self) -> None:

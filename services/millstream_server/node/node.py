@@ -227,6 +227,7 @@ class Node:
                 self._folder.log_path,
                 files=self._files,
                 dial=dial,
+                callers=self._callers,
                 **ports,
             )
             await self._broker.open(_report_recovery)

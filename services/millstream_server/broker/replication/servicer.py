@@ -11,6 +11,7 @@ from millstream_server.broker.counters import BrokerCounters
 from millstream_server.broker.replication.leader import Leader
 from millstream_server.broker.replication.session_stream import SessionStream
 from millstream_server.broker.servicer import parser_of
+from millstream_server.runtime.callers import Callers
 from millstream_server.runtime.errors import ServiceError, abort
 from millstream_server.v1 import replication_service_pb2 as pb
 
@@ -21,9 +22,10 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class ReplicationServicer:
     """Binds the leader's sessions to gRPC."""
 
-    def __init__(self, leader: Leader, counters: BrokerCounters) -> None:
+    def __init__(self, leader: Leader, counters: BrokerCounters, callers: Callers) -> None:
         self._leader = leader
         self._counters = counters
+        self._callers = callers
 
     def add_to(self, server: grpc.aio.Server) -> str:
         """Add the service to a server; returns its full name."""
@@ -41,7 +43,7 @@ class ReplicationServicer:
     async def _replicate(self, _: Any, context: _Context) -> None:
         self._counters.stream_opened("replicate")
         try:
-            await SessionStream(self._leader).run(context)
+            await SessionStream(self._leader, self._callers).run(context)
         except ServiceError as error:
             self._counters.errors["replicate", error.reason] += 1
             await abort(context, error)

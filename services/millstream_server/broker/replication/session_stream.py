@@ -11,6 +11,7 @@ from millstream_server.broker.replication.leader import Hello, Leader
 from millstream_server.broker.replication.leader_wire import welcome_message
 from millstream_server.broker.replication.session import FollowerSession
 from millstream_server.broker.replication.transfers import Lane
+from millstream_server.runtime.callers import Callers
 from millstream_server.runtime.errors import ServiceError
 from millstream_server.v1 import replication_service_pb2 as pb
 
@@ -23,8 +24,9 @@ _BACKLOG_MAX = 10_000
 class SessionStream:
     """See the module's docstring."""
 
-    def __init__(self, leader: Leader) -> None:
+    def __init__(self, leader: Leader, callers: Callers) -> None:
         self._leader = leader
+        self._callers = callers
         self._written = asyncio.Event()
 
     async def run(self, context: _Context) -> None:
@@ -37,6 +39,10 @@ class SessionStream:
         if first is None:
             return
         hello = _hello(first)
+        if not self._callers.is_node(context, hello.follower_id):
+            raise ServiceError(
+                "PERMISSION_DENIED", f"the certificate is not that of node {hello.follower_id}"
+            )
         session = self._leader.open(hello)
         reason = ServiceError("UNAVAILABLE", "a lane of the session ended")
         try:

@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from millstream_server.node.config_sources import ConfigError, known_keys, load_config
-from millstream_server.node.settings import raft_config
+from millstream_server.node.settings import raft_config, tls_files
+from millstream_server.runtime.tls import TlsFiles
+
+TLS = {
+    "tls.certificate.file": "/certificate",
+    "tls.key.file": "/key",
+    "tls.ca.file": "/ca",
+}
 
 
 def test_flags_go_over_environment_over_file_over_defaults(tmp_path: Path) -> None:
@@ -32,6 +39,10 @@ def test_client_variables_are_not_node_keys() -> None:
     ("flags", "words"),
     [
         ({"listeners": "0.0.0.0:9092"}, "plaintext.allow=true"),
+        ({"admin.listener": "0.0.0.0:9644"}, "is always plaintext"),
+        ({**TLS, "admin.listener": "0.0.0.0:9644"}, "is always plaintext"),
+        ({"tls.key.file": "/key"}, "set all or none"),
+        ({**TLS, "tls.ca.file": ""}, "set all or none"),
         ({"listeners": "nonsense"}, "host:port"),
         ({"num.partition": 3}, "did you mean 'num.partitions'"),
         ({"process.roles": "broker"}, "controller.quorum.voters is needed"),
@@ -53,6 +64,13 @@ def test_mistakes_get_one_plain_sentence(flags: dict[str, Any], words: str) -> N
 def test_plaintext_beyond_loopback_is_served_when_asked_for() -> None:
     flags = {"listeners": "0.0.0.0:9092", "plaintext.allow": "true"}
     assert load_config(None, {}, flags).config.plaintext_allow
+
+
+def test_tls_is_served_beyond_loopback() -> None:
+    config = load_config(None, {}, {**TLS, "listeners": "0.0.0.0:9092"}).config
+    assert config.has_tls
+    assert tls_files(config) == TlsFiles("/certificate", "/key", "/ca")
+    assert tls_files(load_config(None, {}, {}).config) is None
 
 
 def test_every_key_is_documented() -> None:

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 import millstream.v1
 import millstream_server.v1
 from millstream_server.runtime.callers import CertifiedCallers
+from millstream_server.runtime.channels import OPTIONS
 from millstream_server.runtime.grpc_server import GrpcServer
 from millstream_server.runtime.node_gate import PUBLIC_PREFIXES
 from millstream_server.runtime.tls import NodeTls, TlsFiles
@@ -175,6 +176,20 @@ async def test_every_public_method_is_open_to_a_client(port: Port) -> None:
     async with port.channel("client.example") as channel:
         codes = {path: await port.call(channel, path) for path in PUBLIC}
     assert codes == dict.fromkeys(PUBLIC, grpc.StatusCode.OK)
+
+
+@pytest.mark.parametrize(("meant", "reached"), [(1, True), (2, False)])
+async def test_who_dials_a_node_reaches_that_node_or_nobody(
+    port: Port, meant: int, reached: bool
+) -> None:
+    """Node 1 listens; another one that is looked for at its address is not found there."""
+    certificate, key = port.authority.issue("three", node_name(CLUSTER, 3))
+    files = TlsFiles(str(certificate), str(key), str(port.authority.ca))
+    address = f"127.0.0.1:{port.server.port}"
+    async with NodeTls.load(files, CLUSTER, 3).dial(meant, address, OPTIONS) as channel:
+        code = await port.call(channel, "/millstream_server.v1.RaftService/InspectLog")
+    assert code is (grpc.StatusCode.OK if reached else grpc.StatusCode.UNAVAILABLE)
+    assert port.called == ["InspectLog"] * reached
 
 
 async def test_a_method_of_a_service_to_come_is_closed_from_the_start(port: Port) -> None:
