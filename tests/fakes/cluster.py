@@ -142,6 +142,11 @@ class FakeMetadata:
                 self.change_partition(topic.name, state.number, isr=members, recovering=False)
         return pb.ExecuteResponse(version=self.image.version, altered_partitions=answers)
 
+    def change_node(self, node_id: int, **changes: object) -> None:
+        """Change a registration."""
+        node = replace(self.image.nodes[node_id], **changes)  # type: ignore[arg-type]
+        self.change(replace(self.image, nodes={**self.image.nodes, node_id: node}))
+
     def put_topic(self, topic: TopicState) -> None:
         """Replace a topic."""
         self.change(replace(self.image, topics={**self.image.topics, topic.topic_id: topic}))
