@@ -28,14 +28,18 @@ _PARTITION_GAUGES: tuple[tuple[str, str, Callable[[Replica], float]], ...] = (
     ("in_sync_replicas", "In-sync replicas.", lambda r: len(r.state.in_sync.committed)),
     (
         "under_replicated",
-        "1 if a replica is not in sync.",
-        lambda r: len(r.state.in_sync.committed) < len(r.state.replicas),
+        "1 at the leader if a replica is not in sync.",
+        lambda r: r.state.leading and len(r.state.in_sync.committed) < len(r.state.replicas),
     ),
-    ("under_min_isr", "1 if acks=all is refused.", lambda r: not r.state.in_sync.enough),
+    (
+        "under_min_isr",
+        "1 at the leader if acks=all is refused.",
+        lambda r: r.state.leading and not r.state.in_sync.enough,
+    ),
     (
         "at_min_isr",
-        "1 if no replica may leave without refusing acks=all.",
-        lambda r: len(r.state.in_sync.committed) == r.state.in_sync.min_size,
+        "1 at the leader if no replica may leave without refusing acks=all.",
+        lambda r: r.state.leading and len(r.state.in_sync.committed) == r.state.in_sync.min_size,
     ),
     ("offline", "1 if it is not served here as it should.", lambda r: not r.online),
 )
@@ -161,6 +165,7 @@ class BrokerMetrics(Collector):
         seconds = GaugeMetricFamily(
             "millstream_replica_lag_seconds", "Time since it was at the end.", labels=labels
         )
+        now_ms = hosted.clock.monotonic_ms()
         for replica in replicas:
             state = replica.state
             if not state.leading:
@@ -168,8 +173,7 @@ class BrokerMetrics(Collector):
             for node_id in state.replicas:
                 key = (state.topic, str(state.number), str(node_id))
                 records.add_metric(key, state.lag_records(node_id))
-                if node_id == state.node_id:  # the leader is never behind itself
-                    seconds.add_metric(key, 0)
+                seconds.add_metric(key, state.lag_ms(node_id, now_ms) / 1000)
         yield records
         yield seconds
 

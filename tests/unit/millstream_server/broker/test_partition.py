@@ -265,3 +265,107 @@ def test_the_leader_is_never_behind_itself() -> None:
     report(partition, 2, 5, 7, 7)
     assert partition.lag_records(1) == 0
     assert partition.lag_records(2) == 3
+
+
+def test_rule_9_a_new_leader_epoch_knows_no_follower_and_starts_at_the_log_end() -> None:
+    partition = leading(THREE)
+    report(partition, 2, 5, 10, 10)
+    report(partition, 3, 5, 10, 10)
+    partition.elect(replace(THREE, leader_epoch=6, partition_epoch=8), 12, 12)
+    partition.begin_epoch(6, 12, 12, 12)
+    assert partition.epoch_start_offset == 12
+    report(partition, 2, 6, 12, 12)
+    assert partition.high_watermark == 10  # what node 3 said before counts no more
+    report(partition, 3, 6, 12, 12)
+    assert partition.high_watermark == 12
+
+
+def test_rule_9_nothing_is_answered_before_the_epoch_is_durable() -> None:
+    partition = leading(THREE)
+    partition.elect(replace(THREE, leader_epoch=6, partition_epoch=8), 10, 10)
+    assert report(partition, 2, 6, 10, 10) == []
+    with pytest.raises(Refusal, match="LEADER_NOT_AVAILABLE"):
+        partition.check_epoch(6)
+
+
+def test_rule_10_the_own_end_counts_when_it_is_synced() -> None:
+    partition = leading(THREE)
+    append(partition, 2)
+    partition.written(12, 10)  # pushed from here on, not counted
+    report(partition, 2, 5, 12, 12)
+    report(partition, 3, 5, 12, 12)
+    assert partition.high_watermark == 10
+    partition.written(12, 12)
+    assert partition.high_watermark == 12
+
+
+def test_rule_10_a_change_to_fsync_counts_what_followers_synced() -> None:
+    relaxed = replace(THREE, flush_mode="page_cache")
+    partition = leading(relaxed)
+    append(partition, 2)
+    report(partition, 2, 5, 12, 10)
+    report(partition, 3, 5, 12, 10)
+    partition.written(11, 11)
+    assert partition.high_watermark == 11
+    partition.update(replace(THREE, partition_epoch=8))
+    partition.written(12, 12)
+    assert partition.high_watermark == 11
+    report(partition, 2, 5, 12, 12)
+    report(partition, 3, 5, 12, 12)
+    assert partition.high_watermark == 12
+
+
+def test_rule_10_an_end_that_went_back_does_not_take_the_mark_back() -> None:
+    partition = leading(THREE)
+    report(partition, 2, 5, 10, 10)
+    report(partition, 3, 5, 10, 10)
+    report(partition, 3, 5, 4, 4)
+    assert partition.high_watermark == 10
+    append(partition, 1)
+    partition.written(11, 11)
+    report(partition, 2, 5, 11, 11)
+    assert partition.high_watermark == 10
+
+
+def test_rule_11_below_the_minimum_nothing_is_acknowledged_by_what_was_committed_before() -> None:
+    partition = leading(THREE)
+    report(partition, 2, 5, 10, 10)
+    report(partition, 3, 5, 10, 10)
+    partition.update(replace(THREE, isr=(1,), partition_epoch=8))
+    repeat = waiter(9)
+    assert not partition.await_ack(repeat)
+    partition.update(replace(THREE, isr=(1, 2), partition_epoch=9))
+    assert partition.waiting == 0
+
+
+def test_rule_12_only_replicas_of_the_partition_count() -> None:
+    partition = leading(THREE)
+    assert report(partition, 9, 5, 10, 10) == []
+    assert not partition.may_join(9)
+
+
+def test_rule_18_the_end_is_unknown_until_the_mark_reaches_the_epoch_start_whoever_joins() -> None:
+    partition = leading(replace(THREE, isr=(1,)))
+    with pytest.raises(Refusal, match="OFFSET_NOT_AVAILABLE"):
+        partition.readable_end()
+    report(partition, 2, 5, 10, 10)
+    partition.update(replace(THREE, isr=(1, 2), partition_epoch=8))
+    assert partition.readable_end() == 10
+
+
+def test_rule_21_a_repeat_waits_for_the_mark_like_the_append_itself() -> None:
+    partition = leading(THREE)
+    first = append(partition, 1)
+    partition.written(11, 11)
+    repeat = waiter(10)
+    assert not partition.await_ack(repeat)
+    report(partition, 2, 5, 11, 11)
+    assert report(partition, 3, 5, 11, 11) == [Outcome(first, None), Outcome(repeat, None)]
+
+
+def test_rule_11_a_repeat_fails_with_the_leadership_that_accepted_it() -> None:
+    partition = leading(THREE)
+    append(partition, 1)
+    assert not partition.await_ack(waiter(10))
+    outcomes = partition.follow(replace(THREE, leader_id=2, leader_epoch=6, partition_epoch=8))
+    assert refused(outcomes) == ["NOT_LEADER", "NOT_LEADER"]

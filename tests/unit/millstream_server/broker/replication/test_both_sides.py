@@ -81,6 +81,12 @@ async def test_a_follower_that_is_gone_leaves_the_set_and_comes_back_into_it(
     assert await producing == 1
     lag = {"topic": "logs", "partition": "0", "replica": "3"}
     assert nodes[0].scrape("millstream_replica_lag_records", **lag) == 1
+    assert (nodes[0].scrape("millstream_replica_lag_seconds", **lag) or 0) >= 0.3
+    partition = {"topic": "logs", "partition": "0"}
+    for name, at_leader in (("under_replicated", 1), ("at_min_isr", 1), ("under_min_isr", 0)):
+        metric = f"millstream_partition_{name}"
+        assert nodes[0].scrape(metric, **partition) == at_leader
+        assert nodes[1].scrape(metric, **partition) == 0
     assert nodes[0].scrape("millstream_isr_shrinks_total") == 1
 
     path = Path(nodes[2].app.directory.path)
@@ -90,6 +96,10 @@ async def test_a_follower_that_is_gone_leaves_the_set_and_comes_back_into_it(
     await until(lambda: members() == {1, 2, 3})
     assert again.replica("logs").log.synced_end_offset == 2
     assert nodes[0].scrape("millstream_replica_lag_records", **lag) == 0
+    assert nodes[0].scrape("millstream_replica_lag_seconds", **lag) == 0
+    out = nodes[0].scrape("millstream_replication_bytes_out_total") or 0
+    assert out >= 2 * len(file_of(nodes[1]))
+    assert again.scrape("millstream_replication_bytes_in_total")
     assert nodes[0].scrape("millstream_isr_expands_total") == 1
 
 
