@@ -21,6 +21,7 @@ from tests.cluster.demo.tampering import tamper
 
 TOPIC, GROUP = "logs", "group1"
 PARTITIONS = 3
+REPLICAS = 3
 MEMBERS = ("member-1", "member-2")
 DPKG_LOG = Path("/var/log/dpkg.log")
 _START_TIMEOUT_S = 90.0
@@ -42,6 +43,7 @@ class Outcome:
     produced: int
     acknowledged: int
     seconds: float
+    ack_gap_s_max: float
     leaders: Mapping[int, str]
     readers: Mapping[int, list[str]]
     problems: tuple[str, ...]
@@ -66,6 +68,7 @@ class Outcome:
             "committed_lag": total("committed_lag"),
             "records_per_second": round(consumed / self.seconds) if self.seconds else 0,
             "seconds": round(self.seconds, 3),
+            "ack_gap_ms_max": round(1000 * self.ack_gap_s_max),
         }
 
 
@@ -89,7 +92,10 @@ class Demo:
         say(f"starting {counts} processes in {self.folder}")
         self.cluster.start(_START_TIMEOUT_S)
         leaders = self._create_topic()
-        say(f"topic {TOPIC} has {PARTITIONS} partitions, led by {', '.join(leaders.values())}")
+        say(
+            f"topic {TOPIC} has {PARTITIONS} partitions with {REPLICAS} replicas each, led by "
+            f"{', '.join(leaders.values())}"
+        )
         lines = self._read_lines()
         self._members.start()
         self._members.wait_until_shared(_SHARE_TIMEOUT_S)
@@ -123,6 +129,7 @@ class Demo:
             produced=len(shipping.sent),
             acknowledged=shipping.sent.acknowledged,
             seconds=seconds,
+            ack_gap_s_max=shipping.ack_gap_s_max,
             leaders=leaders,
             readers=self._members.readers(),
             problems=tuple(problems),
@@ -148,7 +155,7 @@ class Demo:
 
     def _create_topic(self) -> dict[int, str]:
         with Admin.from_config({"bootstrap.servers": self.cluster.bootstrap_servers}) as admin:
-            admin.create_topics([NewTopic(TOPIC, partitions=PARTITIONS)])
+            admin.create_topics([NewTopic(TOPIC, PARTITIONS, REPLICAS)])
             (topic,) = admin.wait_for_topics([TOPIC])
         leaders = {
             partition.partition: self.cluster.node_by_id(partition.leader_id).name

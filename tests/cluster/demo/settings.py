@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 DEFAULT_RECORDS = 200_000
 ROLES = ("metadata", "coordinator", "broker")
+NOBODY = "nobody"
 TAMPERS = ("drop", "duplicate", "swap")
 
 
@@ -22,8 +23,9 @@ class Settings:
     logs: tuple[str, ...] = ()
     # Leave the cluster running at the end (KEEP).
     keep: bool = False
-    # Roles of which a node is killed while the demo works (KILL).
-    kill: tuple[str, ...] = ()
+    # Roles of which a node is killed while the demo works (KILL), of brokers the one that leads
+    # partition 0.
+    kill: tuple[str, ...] = ("broker",)
     # How to spoil seven of the records read (DEMO_TAMPER); empty: not at all.
     tamper: str = ""
 
@@ -38,10 +40,15 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     records = environment.get("RECORDS") or str(DEFAULT_RECORDS)
     if not records.isdigit() or int(records) < 1:
         raise SettingsError(f"RECORDS={records} is not a number of records")
-    kill = tuple(part.strip() for part in environment.get("KILL", "").split(",") if part.strip())
+    victims = environment.get("KILL") or ",".join(Settings.kill)
+    kill = tuple(part.strip() for part in victims.split(",") if part.strip())
+    if kill == (NOBODY,):
+        kill = ()
     for role in kill:
         if role not in ROLES:
-            raise SettingsError(f"KILL={role} is unknown: name any of {', '.join(ROLES)}")
+            raise SettingsError(
+                f"KILL={role} is unknown: name any of {', '.join(ROLES)}, or {NOBODY}"
+            )
     tamper = environment.get("DEMO_TAMPER", "")
     if tamper and tamper not in TAMPERS:
         raise SettingsError(f"DEMO_TAMPER={tamper} is unknown: there are {', '.join(TAMPERS)}")

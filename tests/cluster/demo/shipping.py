@@ -1,6 +1,7 @@
 """Ships log lines through a keyed producer and follows their acknowledgements."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -29,6 +30,9 @@ class Shipping:
         self.sent = SentRecords()
         self.acknowledged = 0
         self.failures: list[str] = []
+        # Longest time without an acknowledgement while one was waited for, seconds.
+        self.ack_gap_s_max = 0.0
+        self._acknowledged_at_s = 0.0
         self._topic = topic
         self._gate = gate
         self._stopped = stopped
@@ -42,7 +46,7 @@ class Shipping:
     def run(self, lines: Iterable[LogLine]) -> None:
         """Send all lines, each with its source line number in a header, and wait for all answers;
         end early when ``stopped`` is set."""
-        pending: deque[tuple[int, Any]] = deque()
+        pending: deque[tuple[int, float, Any]] = deque()
         with Producer.from_config(dict(self._config)) as producer:
             for line in lines:
                 if self._stopped.is_set():
@@ -56,14 +60,13 @@ class Shipping:
                     (HEADER_LINE, number),
                 )
                 receipt = producer.send(self._topic, value=line.text, key=line.key, headers=headers)
-                pending.append((record_id, receipt))
+                pending.append((record_id, time.monotonic(), receipt))
                 self._settle(pending, _PENDING_MAX)
-            producer.flush()
             self._settle(pending, 0)
 
-    def _settle(self, pending: deque[tuple[int, Any]], pending_max: int) -> None:
-        while pending and (len(pending) > pending_max or pending[0][1].done()):
-            record_id, receipt = pending.popleft()
+    def _settle(self, pending: deque[tuple[int, float, Any]], pending_max: int) -> None:
+        while pending and (len(pending) > pending_max or pending[0][2].done()):
+            record_id, sent_at_s, receipt = pending.popleft()
             try:
                 place = receipt.result()
             except MillstreamError as error:
@@ -71,3 +74,7 @@ class Shipping:
                 continue
             self.sent.acknowledge(record_id, place.partition, place.offset)
             self.acknowledged += 1
+            now_s = time.monotonic()
+            gap_s = now_s - max(sent_at_s, self._acknowledged_at_s)
+            self.ack_gap_s_max = max(self.ack_gap_s_max, gap_s)
+            self._acknowledged_at_s = now_s
