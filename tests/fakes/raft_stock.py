@@ -111,7 +111,7 @@ class StockNode:
 
     @property
     def last_index(self) -> int:
-        return self.entries()[-1][0]
+        return self.view().last_index
 
     def connected(self, other: int) -> None:
         self._enter()

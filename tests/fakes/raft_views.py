@@ -21,14 +21,21 @@ class View:
     #: For a leader: the index of what it sends next to each other voter.
     nexts: dict[int, int]
 
+    @property
+    def last_index(self) -> int:
+        """Index of the last entry."""
+        return self.entries[-1].index if self.entries else 0
+
     def term_at(self, index: int) -> int | None:
         """Term of the entry at an index; None if the journal does not hold one."""
-        offset = index - self.entries[0].index
+        offset = index - self.entries[0].index if self.entries else -1
         return self.entries[offset].term if 0 <= offset < len(self.entries) else None
 
     def holds(self, position: Position) -> bool:
         """True if an entry is in the journal, or behind it in the snapshot."""
-        if position.index < self.entries[0].index:
+        # The library empties a journal that it trims behind its end.
+        first_index = self.entries[0].index if self.entries else self.applied_index + 1
+        if position.index < first_index:
             return True
         return self.term_at(position.index) == position.term
 
