@@ -15,6 +15,7 @@ from millstream_server.broker.app import BrokerApp
 from millstream_server.broker.config import BrokerConfig
 from millstream_server.broker.partition import Role
 from millstream_server.broker.replica import Replica
+from millstream_server.runtime.callers import Callers
 from millstream_server.runtime.grpc_metrics import GrpcServerMetrics, MetricsInterceptor
 from millstream_server.runtime.identity import NodeIdentity
 from millstream_server.runtime.ports import Files
@@ -38,6 +39,7 @@ class BrokerNode:
         node_id: int = 1,
         config: BrokerConfig | None = None,
         files: Files | None = None,
+        callers: Callers | None = None,
     ) -> None:
         self.metadata = metadata
         self.view = metadata.view(node_id)
@@ -51,6 +53,7 @@ class BrokerNode:
             files=files or SystemFiles(),
             random=Random(node_id),
             metrics=self.registry,
+            callers=callers,
         )
         interceptors = (MetricsInterceptor(GrpcServerMetrics(self.registry)),)
         self.server = grpc.aio.server(interceptors=interceptors, options=_OPTIONS)

@@ -165,6 +165,7 @@ class BrokerApp:
             Publishing(config, self._appender, routing, self._peers, self._clock, self._random),
             Subscribing(self.hosted, routing, self._peers),
             Offsets(self.hosted, routing, self._peers),
+            self._callers,
             self._path,
         )
         self._metrics.attach(self.hosted, self._path)

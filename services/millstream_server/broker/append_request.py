@@ -24,6 +24,7 @@ class AppendRequest:
         "durability",
         "encoded",
         "forgotten",
+        "from_node",
         "leader_epoch",
         "log_append_time",
         "log_start_offset",
@@ -45,6 +46,7 @@ class AppendRequest:
         received_at_s: float,
         done: AppendDone,
         leader_epoch: int | None = None,
+        from_node: bool = False,
     ) -> None:
         self.topic_id = topic_id
         self.partition = partition
@@ -58,6 +60,8 @@ class AppendRequest:
         self.appended_at_s = 0.0
         # None: not checked.
         self.leader_epoch = leader_epoch
+        # True if the caller is a node of the cluster: only such a one writes internal topics.
+        self.from_node = from_node
         # Called once, on the event loop, possibly before ``submit`` returns.
         self.done = done
         # Verdicts on batches that were appended before.

@@ -84,7 +84,10 @@ class Appender:
 
     def _check_internal(self, replica: Replica, request: AppendRequest) -> None:
         """Only the owner of a shard writes its partition (invariant 28); which epoch is the
-        newest, the log itself says."""
+        newest, the log itself says. The producer id alone proves nothing: whoever reads the topic
+        sees it."""
+        if not request.from_node:
+            raise Refusal("INTERNAL_TOPIC", f"{replica.state.topic} is written by nodes only")
         shards = self._hosted.cluster.image.shards
         number = replica.state.number
         permanent = None

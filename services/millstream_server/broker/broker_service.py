@@ -16,6 +16,7 @@ from millstream_server.broker.offsets import Offsets
 from millstream_server.broker.produce_stream import ProduceStream
 from millstream_server.broker.publishing import Publishing
 from millstream_server.broker.subscribing import Subscribing
+from millstream_server.runtime.callers import Callers
 from millstream_server.runtime.errors import ServiceError
 
 _T = TypeVar("_T")
@@ -32,6 +33,7 @@ class BrokerCalls:
         publishing: Publishing,
         subscribing: Subscribing,
         offsets: Offsets,
+        callers: Callers,
         path: str,
     ) -> None:
         self._hosted = hosted
@@ -39,6 +41,7 @@ class BrokerCalls:
         self._publishing = publishing
         self._subscribing = subscribing
         self._offsets = offsets
+        self._callers = callers
         self._path = path
         self.counters = hosted.counters
         # Calls that last: ended when the broker stops.
@@ -48,7 +51,9 @@ class BrokerCalls:
     async def produce(self, context: _Context) -> None:
         """See the proto."""
         with self._stream("produce"):
-            await self._until_stopped(ProduceStream(self._appender, context.peer()).run(context))
+            from_node = self._callers.is_a_node(context)
+            stream = ProduceStream(self._appender, context.peer(), from_node=from_node)
+            await self._until_stopped(stream.run(context))
 
     async def fetch(self, context: _Context) -> None:
         """See the proto."""

@@ -41,8 +41,10 @@ class _Pending:
 class ProduceStream:
     """The state of one stream. Everything runs on the event loop."""
 
-    def __init__(self, appender: Appender, peer: str) -> None:
+    def __init__(self, appender: Appender, peer: str, *, from_node: bool) -> None:
+        """``from_node``: the caller is a node of the cluster."""
         self._appender = appender
+        self._from_node = from_node
         self._config = appender.config
         self._counters = appender.counters
         self.peer = peer
@@ -153,6 +155,7 @@ class ProduceStream:
                 received_at_s=pending.received_at_s,
                 leader_epoch=entry.leader_epoch if entry.HasField("leader_epoch") else None,
                 done=done,
+                from_node=self._from_node,
             )
         )
 
