@@ -158,6 +158,11 @@ class Consensus(Protocol):
         """Leave cleanly; waiting proposals end as NotProposed, those under way as
         OutcomeUnknown."""
 
+    async def resign(self) -> bool:
+        """Let another voter lead, since this node is about to stop. True if one does; False if
+        this node did not lead, or nobody took over within an election time-out. Nothing may be
+        proposed here afterwards."""
+
     async def propose(self, entry: bytes, timeout_ms: int) -> bytes:
         """Have an entry committed and return ``apply``'s result. Raises NotProposed or
         OutcomeUnknown; ends within ``timeout_ms`` in any case."""

@@ -12,6 +12,7 @@ the proposal that made it returns, and a change of leadership comes between the 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 
 import grpc
@@ -37,6 +38,7 @@ from millstream_raft.raft_driver import (
     Answered,
     Committed,
     LeadershipSeen,
+    Leaving,
     MessageArrived,
     Outcome,
     PeerConnected,
@@ -106,6 +108,8 @@ class PySyncObjConsensus:
         self._callbacks: list[LeadershipCallback] = []
         self._seen = LeadershipSeen(False, None, 0)
         self._status: ConsensusStatus | None = None
+        # Set at the next change of leader.
+        self._led = asyncio.Event()
         self._pending: set[Proposal] = set()
         self._running = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -196,6 +200,18 @@ class PySyncObjConsensus:
         for proposal in list(self._pending):
             self._fail(proposal, OutcomeUnknown("the node stopped"))
         self._lead(LeadershipSeen(False, None, self._seen.term))
+
+    async def resign(self) -> bool:
+        """See ``Consensus``."""
+        if not self._running or not self._seen.is_leader or not self._peer_ids:
+            return False
+        self._thread.put(Leaving())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._config.election_timeout_max_ms / 1000):
+                while self._seen.leader_id in (None, self._node_id):
+                    self._led = asyncio.Event()
+                    await self._led.wait()
+        return self._seen.leader_id not in (None, self._node_id)
 
     async def propose(self, entry: bytes, timeout_ms: int) -> bytes:
         """See ``Consensus``."""
@@ -362,6 +378,7 @@ class PySyncObjConsensus:
 
     def _lead(self, seen: LeadershipSeen) -> None:
         before, self._seen = self._seen, seen
+        self._led.set()
         if before != seen:
             _log.info(
                 "raft leader seen",

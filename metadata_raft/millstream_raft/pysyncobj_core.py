@@ -10,6 +10,7 @@ off, and an entry never reaches the size that the library would send in pickled 
 from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
+from millstream_raft.farewell import farewells
 from millstream_raft.journal import Journal
 from millstream_raft.library import (
     INSTANCE_ATTRIBUTES,
@@ -32,6 +33,7 @@ from millstream_raft.raft_messages import (
     EntriesLost,
     Envelope,
     InstallSnapshot,
+    LeaderLeaves,
     Message,
     Position,
     RequestVote,
@@ -114,6 +116,8 @@ class RaftCore:
         self._voted_term = 0
         self._leader_heard_ms: int | None = None
         self._installing = False
+        # The term in which this node gave up the leadership, since it stops.
+        self._left_term: int | None = None
         self._enter()
         self._node = self._make_node()
         for name in INSTANCE_ATTRIBUTES:
@@ -157,7 +161,7 @@ class RaftCore:
     def tick(self) -> None:
         """Do what is due: elections, heartbeats, commits, applying, snapshots."""
         self._enter()
-        if self._silence.lasts(self.commit_index):
+        if self._silence.lasts(self.commit_index) or self._left_term is not None:
             # Stand for election never, so never soon.
             self._node._SyncObj__raftElectionDeadline = (
                 self._clock.monotonic_ms() + self._config.election_timeout_max_ms
@@ -178,6 +182,12 @@ class RaftCore:
                     self._silence.begin(sender, index, self._journal.last_index)
                 return
             case RequestVote() if self._silence.until:
+                return
+            case LeaderLeaves(stand):
+                if (envelope.sender_term, sender) == (self.term, self.leader_id):
+                    self._leader_heard_ms = None
+                    if stand:
+                        self.campaign()
                 return
         arrival = self._filter.arrive(sender, envelope, self._view(node))
         if arrival.message is not None:
@@ -217,6 +227,14 @@ class RaftCore:
     def campaign(self) -> None:
         """Stand for election at the next tick."""
         self._node._SyncObj__raftElectionDeadline = 0
+
+    def leave(self) -> None:
+        """Give the leadership up for good, for this node stops."""
+        self._enter()
+        self._left_term = self.term if self.leads else None
+        matches = {peer: self.peer(peer)[1] for peer in self._connected if self.leads}
+        for peer, message in farewells(matches):
+            self._send_message(peer, message)
 
     def compact(self) -> None:
         """Write a snapshot at the next tick."""
@@ -326,6 +344,8 @@ class RaftCore:
     def send_from_library(self, peer: int, message: dict[str, Any]) -> bool:
         """Send one of the library's messages, if it is one that voters send here."""
         value = from_library(message)
+        if self._left_term == self.term and isinstance(value, AppendEntries | InstallSnapshot):
+            return False  # it would keep the others from voting
         return value is not None and self._send_message(peer, value)
 
     def _send_message(self, peer: int, message: Message) -> bool:
@@ -366,7 +386,7 @@ class RaftCore:
         first = self._journal.entries[0]
         return NodeView(
             term=term,
-            is_leader=self.leads,
+            is_leader=self.leads and self._left_term != term,
             leader_heard=heard is not None
             and self._clock.monotonic_ms() - heard < self._config.election_timeout_min_ms,
             first_entry=Position(first.index, first.term),

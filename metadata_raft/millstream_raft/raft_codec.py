@@ -11,6 +11,7 @@ from millstream_raft.raft_messages import (
     EntriesLost,
     Envelope,
     InstallSnapshot,
+    LeaderLeaves,
     LogEntry,
     Message,
     Position,
@@ -53,6 +54,9 @@ def encode(envelope: Envelope) -> wire.RaftMessage:
             out.term_notice.SetInParent()
         case EntriesLost(leader_last_index):
             out.entries_lost.leader_last_index = leader_last_index
+        case LeaderLeaves(stand):
+            out.leader_leaves.SetInParent()
+            out.leader_leaves.stand = stand
     return out
 
 
@@ -161,6 +165,10 @@ def _decode_loss(message: wire.RaftMessage) -> Message:
     return EntriesLost(_number(message.entries_lost.leader_last_index, "last index"))
 
 
+def _decode_leave(message: wire.RaftMessage) -> Message:
+    return LeaderLeaves(message.leader_leaves.stand)
+
+
 _DECODERS = {
     "request_vote": _decode_vote_request,
     "vote_granted": _decode_vote,
@@ -169,6 +177,7 @@ _DECODERS = {
     "append_reply": _decode_reply,
     "term_notice": _decode_notice,
     "entries_lost": _decode_loss,
+    "leader_leaves": _decode_leave,
 }
 
 

@@ -47,7 +47,12 @@ class PeerDisconnected:
     peer: int
 
 
-Event = MessageArrived | PeerConnected | PeerDisconnected
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """This node stops: another voter should lead."""
+
+
+Event = MessageArrived | PeerConnected | PeerDisconnected | Leaving
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +171,8 @@ class RaftDriver:
                     self._core.connected(peer)
                 case PeerDisconnected(peer):
                     self._core.disconnected(peer)
+                case Leaving():
+                    self._core.leave()
         self._core.tick()
         self._observe_leadership()
         if self._may_propose():

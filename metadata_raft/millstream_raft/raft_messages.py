@@ -95,6 +95,13 @@ class EntriesLost:
     leader_last_index: int
 
 
+@dataclass(frozen=True, slots=True)
+class LeaderLeaves:
+    """The leader of this term stops; ``stand`` tells the receiver to stand for election."""
+
+    stand: bool
+
+
 Message = (
     RequestVote
     | VoteGranted
@@ -103,6 +110,7 @@ Message = (
     | AppendReply
     | TermNotice
     | EntriesLost
+    | LeaderLeaves
 )
 
 

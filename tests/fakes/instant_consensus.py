@@ -87,6 +87,10 @@ class InstantConsensus:
         if self._listener is not None:
             self._listener.restored(self._index, snapshot)
 
+    async def resign(self) -> bool:
+        """There is nobody else."""
+        return False
+
     async def propose(self, entry: bytes, timeout_ms: int) -> bytes:
         await asyncio.sleep(0)
         if not self.is_leader:

@@ -1,6 +1,7 @@
 """The metadata service of one node, wired: consensus, image, controller, sessions, servicer."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
@@ -9,6 +10,7 @@ import grpc
 from prometheus_client import CollectorRegistry
 
 from millstream_raft.consensus import Consensus, StateMachine
+from millstream_raft.delta import Delta
 from millstream_raft.metadata_state_machine import MetadataStateMachine
 from millstream_raft.pysyncobj_consensus import PySyncObjConsensus
 from millstream_raft.raft_config import RaftConfig
@@ -30,6 +32,8 @@ from millstream_server.v1 import controller_service_pb2_grpc as pb_grpc
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ControllerService"].full_name
 _VOTE_POLL_S = 0.1
+# A new controller commits its election right after it was elected.
+_TAKE_OVER_S = 0.5
 ConsensusFactory = Callable[[StateMachine], Consensus]
 
 
@@ -101,7 +105,7 @@ class MetadataApp:
             chunk_bytes=config.snapshot_chunk_bytes,
             pulse_ms=config.watch_pulse_ms,
         )
-        replicated = ReplicatedImage(self._machine, self._watchers)
+        self._replicated = replicated = ReplicatedImage(self._machine, self._watchers)
         self.consensus.on_commit(replicated)
         self._metrics = MetadataMetrics(metrics)
         self.controller = Controller(
@@ -148,8 +152,25 @@ class MetadataApp:
         while self.consensus.status().silent_until:  # noqa: ASYNC110 - nothing announces it
             await asyncio.sleep(_VOTE_POLL_S)
 
+    async def _hand_over(self) -> None:
+        """Let another node become the controller while this one still says so to its followers:
+        they go there at once, and no write waits for an election time-out."""
+        replaced = asyncio.Event()
+
+        def note(delta: Delta) -> None:
+            if delta.controller_changed:
+                replaced.set()
+
+        self._replicated.subscribe(note)
+        if await self.consensus.resign():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TAKE_OVER_S):
+                    await replaced.wait()
+
     async def stop(self) -> None:
-        """End all sessions and watches, then leave the quorum. What was committed stays."""
+        """Hand the leadership over, end all sessions and watches, then leave the quorum. What was
+        committed stays."""
+        await self._hand_over()
         self._watchers.drop_all("the metadata node stops")
         await self.liveness.stop()
         self.controller.stop()

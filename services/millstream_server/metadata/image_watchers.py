@@ -22,7 +22,6 @@ class _Watcher:
 
     def finish(self, error: ServiceError) -> None:
         self.end = error
-        self.queue.clear()
         self.wake.set()
 
 
@@ -51,12 +50,14 @@ class ImageWatchers:
             watcher.queue.append((version, entry))
             watcher.queue_bytes += len(entry)
             if watcher.queue_bytes > self._queue_bytes_max:
+                watcher.queue.clear()
                 self._drop(watcher, "the follower fell too far behind")
             else:
                 watcher.wake.set()
 
     def drop_all(self, reason: str) -> None:
-        """End every watch; the followers come back and get a snapshot."""
+        """End every watch after what was published; the followers come back, here or elsewhere, and
+        get a snapshot."""
         for watcher in tuple(self._watchers):
             self._drop(watcher, reason)
 

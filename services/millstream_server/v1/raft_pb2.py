@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmillstream_server/v1/raft.proto\x12\x14millstream_server.v1\"\x87\x01\n\x13SendMessagesRequest\x12\x30\n\x05hello\x18\x01 \x01(\x0b\x32\x1f.millstream_server.v1.RaftHelloH\x00\x12\x36\n\x08messages\x18\x02 \x01(\x0b\x32\".millstream_server.v1.RaftMessagesH\x00\x42\x06\n\x04kind\"\x16\n\x14SendMessagesResponse\"I\n\tRaftHello\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x14\n\x0c\x66rom_node_id\x18\x02 \x01(\r\x12\x12\n\nto_node_id\x18\x03 \x01(\r\"C\n\x0cRaftMessages\x12\x33\n\x08messages\x18\x01 \x03(\x0b\x32!.millstream_server.v1.RaftMessage\"\xd1\x03\n\x0bRaftMessage\x12\x13\n\x0bsender_term\x18\x01 \x01(\x04\x12\x39\n\x0crequest_vote\x18\x02 \x01(\x0b\x32!.millstream_server.v1.RequestVoteH\x00\x12\x39\n\x0cvote_granted\x18\x03 \x01(\x0b\x32!.millstream_server.v1.VoteGrantedH\x00\x12=\n\x0e\x61ppend_entries\x18\x04 \x01(\x0b\x32#.millstream_server.v1.AppendEntriesH\x00\x12\x41\n\x10install_snapshot\x18\x05 \x01(\x0b\x32%.millstream_server.v1.InstallSnapshotH\x00\x12\x39\n\x0c\x61ppend_reply\x18\x06 \x01(\x0b\x32!.millstream_server.v1.AppendReplyH\x00\x12\x37\n\x0bterm_notice\x18\x07 \x01(\x0b\x32 .millstream_server.v1.TermNoticeH\x00\x12\x39\n\x0c\x65ntries_lost\x18\x08 \x01(\x0b\x32!.millstream_server.v1.EntriesLostH\x00\x42\x06\n\x04kind\"J\n\x0bRequestVote\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x16\n\x0elast_log_index\x18\x02 \x01(\x04\x12\x15\n\rlast_log_term\x18\x03 \x01(\x04\"\x1b\n\x0bVoteGranted\x12\x0c\n\x04term\x18\x01 \x01(\x04\"9\n\tRaftEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0f\n\x07\x63ommand\x18\x03 \x01(\x0c\"+\n\x0cRaftPosition\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\"\x9b\x01\n\rAppendEntries\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x02 \x01(\x04\x12\x34\n\x08previous\x18\x03 \x01(\x0b\x32\".millstream_server.v1.RaftPosition\x12\x30\n\x07\x65ntries\x18\x04 \x03(\x0b\x32\x1f.millstream_server.v1.RaftEntry\"g\n\x0fInstallSnapshot\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x02 \x01(\x04\x12\x30\n\x04part\x18\x03 \x01(\x0b\x32\".millstream_server.v1.SnapshotPart\"r\n\x0cSnapshotPart\x12\x30\n\x04last\x18\x01 \x01(\x0b\x32\".millstream_server.v1.RaftPosition\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x10\n\x08\x63omplete\x18\x04 \x01(\x08\"A\n\x0b\x41ppendReply\x12\x12\n\nnext_index\x18\x01 \x01(\x04\x12\x0f\n\x07success\x18\x02 \x01(\x08\x12\r\n\x05reset\x18\x03 \x01(\x08\"\x0c\n\nTermNotice\"(\n\x0b\x45ntriesLost\x12\x19\n\x11leader_last_index\x18\x01 \x01(\x04\"\x13\n\x11InspectLogRequest\"M\n\x12InspectLogResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\r\x12\x12\n\nlast_index\x18\x03 \x01(\x04\x32\xd7\x01\n\x0bRaftService\x12g\n\x0cSendMessages\x12).millstream_server.v1.SendMessagesRequest\x1a*.millstream_server.v1.SendMessagesResponse(\x01\x12_\n\nInspectLog\x12\'.millstream_server.v1.InspectLogRequest\x1a(.millstream_server.v1.InspectLogResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmillstream_server/v1/raft.proto\x12\x14millstream_server.v1\"\x87\x01\n\x13SendMessagesRequest\x12\x30\n\x05hello\x18\x01 \x01(\x0b\x32\x1f.millstream_server.v1.RaftHelloH\x00\x12\x36\n\x08messages\x18\x02 \x01(\x0b\x32\".millstream_server.v1.RaftMessagesH\x00\x42\x06\n\x04kind\"\x16\n\x14SendMessagesResponse\"I\n\tRaftHello\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x14\n\x0c\x66rom_node_id\x18\x02 \x01(\r\x12\x12\n\nto_node_id\x18\x03 \x01(\r\"C\n\x0cRaftMessages\x12\x33\n\x08messages\x18\x01 \x03(\x0b\x32!.millstream_server.v1.RaftMessage\"\x8e\x04\n\x0bRaftMessage\x12\x13\n\x0bsender_term\x18\x01 \x01(\x04\x12\x39\n\x0crequest_vote\x18\x02 \x01(\x0b\x32!.millstream_server.v1.RequestVoteH\x00\x12\x39\n\x0cvote_granted\x18\x03 \x01(\x0b\x32!.millstream_server.v1.VoteGrantedH\x00\x12=\n\x0e\x61ppend_entries\x18\x04 \x01(\x0b\x32#.millstream_server.v1.AppendEntriesH\x00\x12\x41\n\x10install_snapshot\x18\x05 \x01(\x0b\x32%.millstream_server.v1.InstallSnapshotH\x00\x12\x39\n\x0c\x61ppend_reply\x18\x06 \x01(\x0b\x32!.millstream_server.v1.AppendReplyH\x00\x12\x37\n\x0bterm_notice\x18\x07 \x01(\x0b\x32 .millstream_server.v1.TermNoticeH\x00\x12\x39\n\x0c\x65ntries_lost\x18\x08 \x01(\x0b\x32!.millstream_server.v1.EntriesLostH\x00\x12;\n\rleader_leaves\x18\t \x01(\x0b\x32\".millstream_server.v1.LeaderLeavesH\x00\x42\x06\n\x04kind\"J\n\x0bRequestVote\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x16\n\x0elast_log_index\x18\x02 \x01(\x04\x12\x15\n\rlast_log_term\x18\x03 \x01(\x04\"\x1b\n\x0bVoteGranted\x12\x0c\n\x04term\x18\x01 \x01(\x04\"9\n\tRaftEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0f\n\x07\x63ommand\x18\x03 \x01(\x0c\"+\n\x0cRaftPosition\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\"\x9b\x01\n\rAppendEntries\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x02 \x01(\x04\x12\x34\n\x08previous\x18\x03 \x01(\x0b\x32\".millstream_server.v1.RaftPosition\x12\x30\n\x07\x65ntries\x18\x04 \x03(\x0b\x32\x1f.millstream_server.v1.RaftEntry\"g\n\x0fInstallSnapshot\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x02 \x01(\x04\x12\x30\n\x04part\x18\x03 \x01(\x0b\x32\".millstream_server.v1.SnapshotPart\"r\n\x0cSnapshotPart\x12\x30\n\x04last\x18\x01 \x01(\x0b\x32\".millstream_server.v1.RaftPosition\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x10\n\x08\x63omplete\x18\x04 \x01(\x08\"A\n\x0b\x41ppendReply\x12\x12\n\nnext_index\x18\x01 \x01(\x04\x12\x0f\n\x07success\x18\x02 \x01(\x08\x12\r\n\x05reset\x18\x03 \x01(\x08\"\x0c\n\nTermNotice\"(\n\x0b\x45ntriesLost\x12\x19\n\x11leader_last_index\x18\x01 \x01(\x04\"\x1d\n\x0cLeaderLeaves\x12\r\n\x05stand\x18\x01 \x01(\x08\"\x13\n\x11InspectLogRequest\"M\n\x12InspectLogResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\r\x12\x12\n\nlast_index\x18\x03 \x01(\x04\x32\xd7\x01\n\x0bRaftService\x12g\n\x0cSendMessages\x12).millstream_server.v1.SendMessagesRequest\x1a*.millstream_server.v1.SendMessagesResponse(\x01\x12_\n\nInspectLog\x12\'.millstream_server.v1.InspectLogRequest\x1a(.millstream_server.v1.InspectLogResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,31 +40,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RAFTMESSAGES']._serialized_start=294
   _globals['_RAFTMESSAGES']._serialized_end=361
   _globals['_RAFTMESSAGE']._serialized_start=364
-  _globals['_RAFTMESSAGE']._serialized_end=829
-  _globals['_REQUESTVOTE']._serialized_start=831
-  _globals['_REQUESTVOTE']._serialized_end=905
-  _globals['_VOTEGRANTED']._serialized_start=907
-  _globals['_VOTEGRANTED']._serialized_end=934
-  _globals['_RAFTENTRY']._serialized_start=936
-  _globals['_RAFTENTRY']._serialized_end=993
-  _globals['_RAFTPOSITION']._serialized_start=995
-  _globals['_RAFTPOSITION']._serialized_end=1038
-  _globals['_APPENDENTRIES']._serialized_start=1041
-  _globals['_APPENDENTRIES']._serialized_end=1196
-  _globals['_INSTALLSNAPSHOT']._serialized_start=1198
-  _globals['_INSTALLSNAPSHOT']._serialized_end=1301
-  _globals['_SNAPSHOTPART']._serialized_start=1303
-  _globals['_SNAPSHOTPART']._serialized_end=1417
-  _globals['_APPENDREPLY']._serialized_start=1419
-  _globals['_APPENDREPLY']._serialized_end=1484
-  _globals['_TERMNOTICE']._serialized_start=1486
-  _globals['_TERMNOTICE']._serialized_end=1498
-  _globals['_ENTRIESLOST']._serialized_start=1500
-  _globals['_ENTRIESLOST']._serialized_end=1540
-  _globals['_INSPECTLOGREQUEST']._serialized_start=1542
-  _globals['_INSPECTLOGREQUEST']._serialized_end=1561
-  _globals['_INSPECTLOGRESPONSE']._serialized_start=1563
-  _globals['_INSPECTLOGRESPONSE']._serialized_end=1640
-  _globals['_RAFTSERVICE']._serialized_start=1643
-  _globals['_RAFTSERVICE']._serialized_end=1858
+  _globals['_RAFTMESSAGE']._serialized_end=890
+  _globals['_REQUESTVOTE']._serialized_start=892
+  _globals['_REQUESTVOTE']._serialized_end=966
+  _globals['_VOTEGRANTED']._serialized_start=968
+  _globals['_VOTEGRANTED']._serialized_end=995
+  _globals['_RAFTENTRY']._serialized_start=997
+  _globals['_RAFTENTRY']._serialized_end=1054
+  _globals['_RAFTPOSITION']._serialized_start=1056
+  _globals['_RAFTPOSITION']._serialized_end=1099
+  _globals['_APPENDENTRIES']._serialized_start=1102
+  _globals['_APPENDENTRIES']._serialized_end=1257
+  _globals['_INSTALLSNAPSHOT']._serialized_start=1259
+  _globals['_INSTALLSNAPSHOT']._serialized_end=1362
+  _globals['_SNAPSHOTPART']._serialized_start=1364
+  _globals['_SNAPSHOTPART']._serialized_end=1478
+  _globals['_APPENDREPLY']._serialized_start=1480
+  _globals['_APPENDREPLY']._serialized_end=1545
+  _globals['_TERMNOTICE']._serialized_start=1547
+  _globals['_TERMNOTICE']._serialized_end=1559
+  _globals['_ENTRIESLOST']._serialized_start=1561
+  _globals['_ENTRIESLOST']._serialized_end=1601
+  _globals['_LEADERLEAVES']._serialized_start=1603
+  _globals['_LEADERLEAVES']._serialized_end=1632
+  _globals['_INSPECTLOGREQUEST']._serialized_start=1634
+  _globals['_INSPECTLOGREQUEST']._serialized_end=1653
+  _globals['_INSPECTLOGRESPONSE']._serialized_start=1655
+  _globals['_INSPECTLOGRESPONSE']._serialized_end=1732
+  _globals['_RAFTSERVICE']._serialized_start=1735
+  _globals['_RAFTSERVICE']._serialized_end=1950
 # @@protoc_insertion_point(module_scope)

@@ -135,6 +135,7 @@ class RaftMessage(_message.Message):
     APPEND_REPLY_FIELD_NUMBER: _builtins.int
     TERM_NOTICE_FIELD_NUMBER: _builtins.int
     ENTRIES_LOST_FIELD_NUMBER: _builtins.int
+    LEADER_LEAVES_FIELD_NUMBER: _builtins.int
     sender_term: _builtins.int
     """The sender's current term when it sent the message."""
     @_builtins.property
@@ -165,6 +166,10 @@ class RaftMessage(_message.Message):
     def entries_lost(self) -> Global___EntriesLost:
         """The leader tells a voter that it no longer holds what it acknowledged."""
 
+    @_builtins.property
+    def leader_leaves(self) -> Global___LeaderLeaves:
+        """The leader stops."""
+
     def __init__(
         self,
         *,
@@ -176,12 +181,13 @@ class RaftMessage(_message.Message):
         append_reply: Global___AppendReply | None = ...,
         term_notice: Global___TermNotice | None = ...,
         entries_lost: Global___EntriesLost | None = ...,
+        leader_leaves: Global___LeaderLeaves | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["append_entries", b"append_entries", "append_reply", b"append_reply", "entries_lost", b"entries_lost", "install_snapshot", b"install_snapshot", "kind", b"kind", "request_vote", b"request_vote", "term_notice", b"term_notice", "vote_granted", b"vote_granted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["append_entries", b"append_entries", "append_reply", b"append_reply", "entries_lost", b"entries_lost", "install_snapshot", b"install_snapshot", "kind", b"kind", "leader_leaves", b"leader_leaves", "request_vote", b"request_vote", "term_notice", b"term_notice", "vote_granted", b"vote_granted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_entries", b"append_entries", "append_reply", b"append_reply", "entries_lost", b"entries_lost", "install_snapshot", b"install_snapshot", "kind", b"kind", "request_vote", b"request_vote", "sender_term", b"sender_term", "term_notice", b"term_notice", "vote_granted", b"vote_granted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_entries", b"append_entries", "append_reply", b"append_reply", "entries_lost", b"entries_lost", "install_snapshot", b"install_snapshot", "kind", b"kind", "leader_leaves", b"leader_leaves", "request_vote", b"request_vote", "sender_term", b"sender_term", "term_notice", b"term_notice", "vote_granted", b"vote_granted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["request_vote", "vote_granted", "append_entries", "install_snapshot", "append_reply", "term_notice", "entries_lost"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["request_vote", "vote_granted", "append_entries", "install_snapshot", "append_reply", "term_notice", "entries_lost", "leader_leaves"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -469,6 +475,28 @@ class EntriesLost(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EntriesLost: _TypeAlias = EntriesLost  # noqa: Y015
+
+@_typing.final
+class LeaderLeaves(_message.Message):
+    """The leader of the sender's term stops: it need not be waited for, and others may be voted for at once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAND_FIELD_NUMBER: _builtins.int
+    stand: _builtins.bool
+    """True for the voter that should stand for election at once."""
+    def __init__(
+        self,
+        *,
+        stand: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stand", b"stand"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaderLeaves: _TypeAlias = LeaderLeaves  # noqa: Y015
 
 @_typing.final
 class InspectLogRequest(_message.Message):

@@ -168,6 +168,10 @@ class ModelConsensus:
         result, _ = await self._make(entry, timeout_ms)
         return result
 
+    async def resign(self) -> bool:
+        """See ``Consensus``: what a lost message would come to."""
+        return False
+
     async def barrier(self, timeout_ms: int) -> int:
         """See ``Consensus``."""
         _, index = await self._make(None, timeout_ms)

@@ -259,3 +259,23 @@ async def test_a_listener_that_fails_stops_the_voter_instead_of_going_astray(tmp
     await asyncio.wait_for(stopped.wait(), 10)
     assert "cannot follow" in reasons[0]
     await consensus.stop()
+
+
+async def test_a_leader_that_resigns_is_replaced_before_it_stops(three):
+    leader = await three.leader()
+    follower = next(node for node in three.nodes.values() if node is not leader)
+    assert not await follower.resign()
+    await leader.propose(b"before", 5_000)
+    assert await leader.resign()
+    assert not leader.is_leader
+    second = await three.leader()
+    assert second is not leader
+    await second.propose(b"after", 5_000)
+    with pytest.raises(NotProposed):
+        await leader.propose(b"too late", 5_000)
+
+
+async def test_a_lone_voter_has_nobody_to_resign_to(single):
+    leader = await single.leader()
+    assert not await leader.resign()
+    assert leader.is_leader

@@ -12,6 +12,7 @@ from millstream_raft.raft_messages import (
     EntriesLost,
     Envelope,
     InstallSnapshot,
+    LeaderLeaves,
     LogEntry,
     Position,
     RequestVote,
@@ -35,6 +36,8 @@ MESSAGES = [
     AppendReply(2, False, True),
     TermNotice(),
     EntriesLost(7),
+    LeaderLeaves(stand=True),
+    LeaderLeaves(stand=False),
 ]
 
 
