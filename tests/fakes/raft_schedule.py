@@ -8,6 +8,7 @@ entries be committed, so that there is something to lose.
 """
 
 from collections.abc import Callable, Iterable
+from itertools import permutations
 from math import prod
 from random import Random
 from typing import Any
@@ -65,6 +66,7 @@ class Schedule:
             self.stand: 0.5,
             self.hold: 0.7,
             self.release: 0.7,
+            self.trickle: 6,
             self.reset: 1.5,
             self.separate: 1.5,
             self.join: 1.5,
@@ -74,6 +76,10 @@ class Schedule:
         }
         if overflow:
             events[self.lose] = 1.5
+        #: Links on which everything is old when it arrives.
+        links = list(permutations(self.cluster.ids, 2))
+        self.slow = set(self.chance.sample(links, self.chance.randint(0, count // 2)))
+        self.cluster.network.held |= self.slow
         self.events = list(events)
         modes = [mode for mode in MODES if self.chance.random() < MODE_CHANCE]
         self.weights = [
@@ -145,9 +151,20 @@ class Schedule:
             self.cluster.network.held.add((one, other))
 
     def release(self) -> None:
-        held = sorted(self.cluster.network.held)
+        held = sorted(self.cluster.network.held - self.slow)
         if held:
             self.cluster.network.held.discard(self.chance.choice(held))
+
+    def trickle(self) -> None:
+        # One message arrives on a slow link.
+        network = self.cluster.network
+        slow = [
+            link
+            for link in sorted(self.slow)
+            if network.links.get(link) and link[1] in network.receivers
+        ]
+        if slow:
+            network.deliver(*self.chance.choice(slow), 1)
 
     def lose(self) -> None:
         # A queue that ran over: messages go, the connection stays.
