@@ -1,7 +1,7 @@
 """``make bench``: rates, CPU and latency of the public API against a cluster of real processes.
 
 Variables: RECORDS (of 100 B; a fifth of it for 1 KiB), REPEAT (medians are printed), SECONDS (of
-the latency runs), MODES (flush modes).
+the latency runs), MODES (flush modes), REPLICAS (of every topic).
 """
 
 import json
@@ -49,14 +49,16 @@ def run_client(workload: str, parameters: dict[str, Any]) -> dict[str, Any]:
 class Bench:
     """The cluster and the rows so far."""
 
-    def __init__(self, cluster: LocalCluster) -> None:
+    def __init__(self, cluster: LocalCluster, replicas: int) -> None:
         self._cluster = cluster
+        self._replicas = replicas
         self._admin = Admin(bootstrap_servers=cluster.bootstrap_servers)
         self.rows: list[dict[str, Any]] = []
 
     def topic(self, name: str, mode: str) -> str:
         """Make a topic led by three brokers; wait until it can be used."""
-        self._admin.create_topics([NewTopic(name, PARTITIONS, configs={"flush.mode": mode})])
+        configs = {"flush.mode": mode}
+        self._admin.create_topics([NewTopic(name, PARTITIONS, self._replicas, configs)])
         self._admin.wait_for_topics([name])
         return name
 
@@ -85,13 +87,14 @@ def main() -> int:
     records = integer("RECORDS", 300_000)
     repeat = integer("REPEAT", 1)
     seconds = integer("SECONDS", 10)
+    replicas = integer("REPLICAS", 3)
     modes = (os.environ.get("MODES") or "fsync,page_cache").split(",")
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="millstream-bench-") as folder:
         progress("starting 3 metadata nodes, 3 brokers, 1 coordinator")
         with LocalCluster.create(Path(folder), coordinators=1) as cluster:
             cluster.start()
-            bench = Bench(cluster)
+            bench = Bench(cluster, replicas)
             for mode in modes:
                 for size, count in ((100, records), (1024, records // 5)):
                     for workload in PRODUCE:
@@ -103,7 +106,15 @@ def main() -> int:
                             )
                 bench.measure("latency", mode, repeat, size=100, rate=1000, seconds=seconds)
     seconds_all = round(time.monotonic() - begin, 1)
-    print_result({"records": records, "repeat": repeat, "rows": bench.rows, "seconds": seconds_all})
+    print_result(
+        {
+            "records": records,
+            "repeat": repeat,
+            "replicas": replicas,
+            "rows": bench.rows,
+            "seconds": seconds_all,
+        }
+    )
     return 0
 
 
