@@ -27,7 +27,6 @@ def apply_change_partition(builder: ImageBuilder, command: pb.ChangePartition) -
             if not builder.nodes[node_id].may_lead:
                 raise Refused("VERSION_CONFLICT", f"replica {node_id} cannot be in sync now")
     changed = elections.with_in_sync_replicas(partition, isr, builder.nodes)
-    changed = reassignments.finished(partition, changed, builder.nodes)
     builder.put_partition(command.topic_id, changed)
 
 

@@ -1,6 +1,7 @@
 """Decisions on where replicas go after their topic was made. Pure, like ``decide.py``."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -132,7 +133,10 @@ def decommissioning(image: Image, defaults: ClusterDefaults, ongoing_max: int) -
         if moving + len(commands) >= ongoing_max:
             break
         target = _without(partition, leaving, room)
-        if target is not None:
+        if target is None:
+            continue
+        # A partition that cannot move now must not keep the others.
+        with suppress(Refused):
             commands += _begun(image, topic, partition, target, defaults)
     return tuple(commands)
 

@@ -21,6 +21,7 @@ from millstream_raft.image import (
 )
 from millstream_raft.image_codec import seal_partitions, sealed_topic
 from millstream_raft.placement import lease_shards
+from millstream_raft.reassignments import finished
 
 PartitionChange = Callable[[PartitionState], PartitionState]
 Shape = tuple[Any, ...]
@@ -230,16 +231,18 @@ class ImageBuilder:
         if own is None:
             own = self._partitions[topic_id] = list(self.partitions(topic_id))
         for partition in changed:
-            before, own[partition.number] = own[partition.number], partition
-            if partition.leader_id not in (None, before.leader_id):
-                self._note_election(topic_id, partition, before, election)
+            before = own[partition.number]
+            after = own[partition.number] = finished(before, partition, self._nodes)
+            if after.leader_id not in (None, before.leader_id):
+                self._note_election(topic_id, after, before, election)
         self._changed_topics.add(topic_id)
         self._changed_partitions.update([(topic_id, one.number) for one in changed])
 
     def _note_election(
         self, topic_id: bytes, partition: PartitionState, before: PartitionState, kind: str
     ) -> None:
-        if kind == CLEAN and partition.recovering and not before.recovering:
+        had_a_place = partition.leader_id in before.isr or partition.leader_id in before.elr
+        if kind == CLEAN and partition.recovering and not had_a_place:
             kind = RECOVERED
         self._elections[kind] += 1
         if kind in (RECOVERED, UNCLEAN) and partition.leader_id is not None:

@@ -14,22 +14,18 @@ from millstream_raft.refusal import Refused
 def begun(
     partition: PartitionState, target: tuple[int, ...], min_isr: int, nodes: Nodes
 ) -> PartitionState:
-    """The partition on its way to ``target``, or there already; another reassignment of it ends.
+    """The partition on its way to ``target``. Replicas that a former
+    reassignment was adding stay only if the target has them too.
 
-    Raises Refused INVALID_REPLICA_ASSIGNMENT if that one cannot end.
+    Raises Refused INVALID_REPLICA_ASSIGNMENT if nobody would be left who holds everything.
     """
     if not target or len(set(target)) != len(target):
         raise Refused("INVALID_REPLICA_ASSIGNMENT", f"replicas {list(target)}: none, or repeated")
-    before = _reverted(partition)
-    adding = tuple(one for one in target if one not in before.replicas)
-    if not adding and target == before.replicas:
-        return stepped(partition, elected(before, nodes))
-    moving = replace(
-        before,
-        replicas=(*before.replicas, *adding),
-        reassignment=Reassignment(target, adding, min_isr),
-    )
-    return finished(partition, stepped(partition, elected(moving, nodes)), nodes)
+    adding = tuple(one for one in target if one not in partition.settled)
+    moving = _held_by(partition, (*partition.settled, *adding))
+    if target != moving.replicas or adding:
+        moving = replace(moving, reassignment=Reassignment(target, adding, min_isr))
+    return stepped(partition, elected(moving, nodes))
 
 
 def cancelled(partition: PartitionState, nodes: Nodes) -> PartitionState:
@@ -37,12 +33,13 @@ def cancelled(partition: PartitionState, nodes: Nodes) -> PartitionState:
     INVALID_REPLICA_ASSIGNMENT if only added replicas hold everything."""
     if partition.reassignment is None:
         raise Refused("NO_REASSIGNMENT_IN_PROGRESS", "the partition is not being reassigned")
-    return stepped(partition, elected(_reverted(partition), nodes))
+    return stepped(partition, elected(_held_by(partition, partition.settled), nodes))
 
 
 def finished(before: PartitionState, after: PartitionState, nodes: Nodes) -> PartitionState:
     """``after``, which came from ``before`` by one command, with its reassignment finished if all
-    of the target are in sync; the leader epoch is stepped then (invariant 2)."""
+    of the target are in sync; the leader epoch is stepped then (invariant 2). Whatever changes a
+    partition may finish it: an election can leave a sole in-sync replica that is the target."""
     moved = after.reassignment
     if moved is None or not set(moved.target) <= set(after.isr):
         return after
@@ -63,22 +60,18 @@ def finished(before: PartitionState, after: PartitionState, nodes: Nodes) -> Par
     )
 
 
-def _reverted(partition: PartitionState) -> PartitionState:
-    if partition.reassignment is None:
-        return partition
-    replicas = partition.settled
+def _held_by(partition: PartitionState, replicas: tuple[int, ...]) -> PartitionState:
+    """The partition with exactly these replicas, on its way nowhere."""
 
     def stay(node_ids: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(one for one in node_ids if one in replicas)
 
-    for place in (partition.isr, partition.elr, partition.last_known_elr):
-        if place:
-            if not stay(place):
-                raise Refused(
-                    "INVALID_REPLICA_ASSIGNMENT",
-                    f"only added replicas {list(place)} hold everything",
-                )
-            break
+    # Whoever would be elected: these, or nobody holds everything.
+    place = partition.isr or partition.elr or partition.last_known_elr
+    if place and not stay(place):
+        raise Refused(
+            "INVALID_REPLICA_ASSIGNMENT", f"only replicas that would go, {list(place)}, hold all"
+        )
     return replace(
         partition,
         replicas=replicas,

@@ -248,6 +248,20 @@ def test_elections_are_counted_by_kind_and_lossy_ones_are_named() -> None:
     assert delta.lossy_elections == (LossyElection(TOPIC, 0, 1, RECOVERED),)
 
 
+def test_each_election_that_may_lose_records_is_counted_also_while_recovering() -> None:
+    image = fenced(cluster((1,), flush_mode="page_cache"), 1)
+    for incarnation in (5, 6):
+        known = image.nodes[1].epoch
+        image = images.after(
+            image, images.register(1, incarnation=incarnation, previous_epoch=known)
+        )
+        up = applied(image, images.unfence(image, 1))
+        assert up.delta.elections == {RECOVERED: 1}
+        image = fenced(up.image, 1)
+    image = unfenced(image, 1)
+    assert partition(image).recovering, "its leader did nothing yet"
+
+
 def test_an_election_decided_on_an_older_state_is_refused() -> None:
     image = moved_away()
     (balance,) = balancing(image)

@@ -132,6 +132,28 @@ def test_a_leader_that_was_being_added_loses_the_lead_with_the_move() -> None:
     assert (state.leader_id, state.isr, state.leader_epoch) == (1, (1,), epoch + 1)
 
 
+def test_an_election_finishes_a_move_whose_target_is_all_that_is_left() -> None:
+    image = in_sync(cluster((1, 2, 3), min_isr=3), 1, 3)
+    image, _ = execute(image, move(2))
+    for node_id in (1, 3):
+        image = images.after(image, images.fence(image, node_id))
+    state = partition(image)
+    assert (state.leader_id, state.replicas, state.isr) == (2, (2,), (2,))
+    assert (state.min_isr, state.elr, state.reassignment) == (1, (), None)
+
+
+def test_a_new_move_keeps_what_the_former_one_added_if_it_wants_it() -> None:
+    image, _ = execute(cluster((1, 2)), move(3, 4))
+    image = in_sync(image, 1, 2, 3)
+    for node_id in (1, 2):
+        image = images.after(image, images.fence(image, node_id))
+    image, reply = execute(image, move(3, 5))
+    assert error(reply) == "UNSPECIFIED"
+    state = partition(image)
+    assert (state.replicas, state.isr, state.adding) == ((1, 2, 3, 5), (3,), (3, 5))
+    assert error(execute(image, move(4, 5))[1]) == "INVALID_REPLICA_ASSIGNMENT"
+
+
 def test_a_new_move_replaces_one_that_is_under_way() -> None:
     image, _ = execute(cluster((1, 2)), move(3, 4))
     image = in_sync(image, 1, 2, 3)
