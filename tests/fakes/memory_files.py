@@ -10,14 +10,14 @@ operation can be made to fail.
 import errno
 import os
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from random import Random
 from threading import RLock
 
 from millstream_server.runtime.ports import DirectoryLock, File
-from tests.fakes.memory_inode import PAGE_BYTES, DiskHistory, Inode
+from tests.fakes.memory_inode import PAGE_BYTES, Inode
 
 
 @dataclass
@@ -67,6 +67,8 @@ class MemoryFile:
     def _begin(self, operation: str) -> Fault | None:
         if self._closed:
             raise OSError(errno.EBADF, "file is closed", self._path)
+        if self._files.before is not None:
+            self._files.before(operation)
         self._files.operations.append((operation, self._path))
         return self._files.fault_for(operation, self._path)
 
@@ -90,8 +92,6 @@ class MemoryFile:
                 room = min(room, max(0, len(data) - (growth - free)))
             image = self._inode.cached
             if room:
-                if self._files.history.kept:
-                    self._files.history.note(self._inode.before_write(position, room))
                 if len(image) < position:
                     image.extend(bytes(position - len(image)))
                 image[position : position + room] = data[:room]
@@ -105,8 +105,6 @@ class MemoryFile:
         with self._files.lock:
             _raise(self._begin("truncate"), self._path)
             image = self._inode.cached
-            if self._files.history.kept:
-                self._files.history.note(self._inode.before_write(size, len(image)))
             if size < len(image):
                 del image[size:]
                 self._inode.touch(size - size % PAGE_BYTES, size)
@@ -126,8 +124,6 @@ class MemoryFile:
         """See ``File``."""
         with self._files.lock:
             fault = self._begin("sync")
-            if self._files.history.kept:
-                self._files.history.note(self._inode.before_sync())
             if fault is not None:
                 self._inode.clean()
             _raise(fault, self._path)
@@ -163,7 +159,8 @@ class MemoryFiles:
         # Every operation on files and directories, in order, as (name, path).
         self.operations: list[tuple[str, str]] = []
         self.bytes_read = 0
-        self.history = DiskHistory()
+        # Called before every operation with its name; what it raises ends the operation.
+        self.before: Callable[[str], None] | None = None
         self.lock = RLock()
         self._folders: dict[str, Folder] = {"/": Folder()}
         self._held: set[str] = set()
@@ -250,24 +247,10 @@ class MemoryFiles:
         return inode
 
     def _begin(self, operation: str, path: str) -> None:
+        if self.before is not None:
+            self.before(operation)
         self.operations.append((operation, path))
         _raise(self.fault_for(operation, path), path)
-
-    def _note_entries(self) -> None:
-        """Remember the names of all directories; there are few."""
-        if not self.history.kept:
-            return
-        before = {
-            path: (folder, dict(folder.cached), dict(folder.durable))
-            for path, folder in self._folders.items()
-        }
-
-        def restore() -> None:
-            self._folders = {path: folder for path, (folder, _, _) in before.items()}
-            for folder, cached, durable in before.values():
-                folder.cached, folder.durable = cached, durable
-
-        self.history.note(restore)
 
     # -- Files -------------------------------------------------------------------------------------
     def open(self, path: str, *, create: bool = False, read_only: bool = False) -> File:
@@ -280,7 +263,6 @@ class MemoryFiles:
                 folder = self._folders.get(posixpath.dirname(path))
                 if not create or folder is None:
                     raise
-                self._note_entries()
                 inode = folder.cached[posixpath.basename(path)] = Inode()
             return MemoryFile(self, path, inode)
 
@@ -307,7 +289,6 @@ class MemoryFiles:
         """See ``Files``."""
         with self.lock:
             self._begin("make_directory", path)
-            self._note_entries()
             while path not in self._folders:
                 self._folders[path] = Folder()
                 path = posixpath.dirname(path)
@@ -316,7 +297,6 @@ class MemoryFiles:
         """See ``Files``."""
         with self.lock:
             self._begin("rename", source)
-            self._note_entries()
             if source in self._folders:
                 for path in [p for p in self._folders if p == source or p.startswith(source + "/")]:
                     self._folders[target + path[len(source) :]] = self._folders.pop(path)
@@ -329,7 +309,6 @@ class MemoryFiles:
         """See ``Files``."""
         with self.lock:
             self._begin("remove", path)
-            self._note_entries()
             self._inode(path)
             del self._folders[posixpath.dirname(path)].cached[posixpath.basename(path)]
 
@@ -337,7 +316,6 @@ class MemoryFiles:
         """See ``Files``."""
         with self.lock:
             self._begin("remove_tree", path)
-            self._note_entries()
             for found in [p for p in self._folders if p == path or p.startswith(path + "/")]:
                 del self._folders[found]
 
@@ -345,7 +323,6 @@ class MemoryFiles:
         """See ``Files``."""
         with self.lock:
             self._begin("sync_directory", path)
-            self._note_entries()
             folder = self._folders.get(path)
             if folder is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)

@@ -1,7 +1,5 @@
 """A file of the simulated disk: what programs see of it, what the disk holds, what lies between."""
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from random import Random
 
 PAGE_BYTES = 4096
@@ -54,77 +52,3 @@ class Inode:
         self.durable = image[:size]
         self.cached = bytearray(self.durable)
         self.clean()
-
-    # How to take changes back: each of these remembers the present and returns what restores it.
-
-    def before_write(self, position: int, length: int) -> Callable[[], None]:
-        """For a write or a truncation at ``position``; a truncation has the length of the rest."""
-        size, old = len(self.cached), bytes(self.cached[position : position + length])
-        dirty, size_dirty = set(self.dirty), self.size_dirty
-
-        def restore() -> None:
-            self.cached[position : position + length] = old
-            if len(self.cached) < size:
-                self.cached.extend(bytes(size - len(self.cached)))
-            del self.cached[size:]
-            self.dirty, self.size_dirty = dirty, size_dirty
-
-        return restore
-
-    def before_sync(self) -> Callable[[], None]:
-        """For a sync, successful or not."""
-        durable, dirty, size_dirty = self.durable, set(self.dirty), self.size_dirty
-
-        def restore() -> None:
-            self.durable, self.dirty, self.size_dirty = durable, dirty, size_dirty
-
-        return restore
-
-
-class DiskHistory:
-    """The last operations, which can be taken back: a thread that dies in the middle of its work
-    leaves some of them undone.
-
-    What somebody was told of can not be taken back: what the event loop did itself, and what
-    ``settle`` was called for.
-    """
-
-    def __init__(self) -> None:
-        self.kept = False
-        self._undo: list[Callable[[], None]] = []
-        # Operations before the oldest that can be taken back.
-        self._settled = 0
-        self._background = 0
-
-    @contextmanager
-    def in_background(self) -> Generator[None, None, None]:
-        """Operations meanwhile are those of another thread: nobody knows of them yet."""
-        self._background += 1
-        try:
-            yield
-        finally:
-            self._background -= 1
-
-    def note(self, undo: Callable[[], None]) -> None:
-        """An operation is about to happen that ``undo`` takes back."""
-        self._undo.append(undo)
-        if not self._background:
-            self.settle(self.mark())
-
-    def mark(self) -> int:
-        """Number of operations so far."""
-        return self._settled + len(self._undo)
-
-    def settle(self, mark: int) -> None:
-        """The first ``mark`` operations are known to somebody."""
-        if mark > self._settled:
-            del self._undo[: mark - self._settled]
-            self._settled = mark
-
-    def roll_back(self, random: Random) -> int:
-        """Take back any number of the last operations; returns how many."""
-        count = random.randint(0, len(self._undo))
-        for undo in reversed(self._undo[len(self._undo) - count :]):
-            undo()
-        self._undo.clear()
-        return count

@@ -1,23 +1,28 @@
-"""Threads of a process, without threads: a job happens at one moment, and is told at a later one.
+"""The threads of a process, in virtual time: a job takes a while, then happens at one moment.
 
-Between the two moments the process may die. Then the disk is taken back to any point that nobody
-has heard of (``DiskHistory.roll_back``): the thread was in the middle of its job.
+The writer of logs is different: when it tells the event loop what is written (``post``), its sync
+is still to come. So its jobs run on a real thread that stops there and is let on when the disk
+has taken its time; never more than one thread runs. Whoever dies in between never syncs.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from millstream_server.runtime.ports import T
-from tests.fakes.memory_files import MemoryFiles
-from tests.simulation.world.process import Process
+from tests.simulation.world.process import Killed, Process
+
+_WRITER = "log-writer"
 
 
 class Speed:
-    """How long jobs take, seconds; changed by faults."""
+    """How long the steps of jobs take, seconds; changed by faults."""
 
     def __init__(self) -> None:
+        # Until a thread has time, and until the event loop hears of it.
         self.start_s = (0.000_02, 0.000_2)
+        # A sync.
         self.work_s = (0.000_1, 0.002)
         # Slow disk: added to every job.
         self.extra_s = 0.0
@@ -26,13 +31,13 @@ class Speed:
 class SimExecutor:
     """See ``runtime.ports.Executor``. One job at a time, in order."""
 
-    def __init__(self, process: Process, disk: MemoryFiles, speed: Speed) -> None:
+    def __init__(self, process: Process, name: str, speed: Speed) -> None:
         self._process = process
-        self._disk = disk
         self._speed = speed
         self._jobs: deque[tuple[Callable[[], Any], Callable[..., None]]] = deque()
         self._pending = 0
         self._busy = False
+        self._thread = _JobThread(process) if name == _WRITER else None
 
     def submit(
         self, job: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
@@ -42,10 +47,12 @@ class SimExecutor:
         self._jobs.append((job, done))
         self._start()
 
-    def post(self, callback: Callable[[], object]) -> None:
+    def post(self, callback: Callable[[], None]) -> None:
         """See ``Executor``: from within a job to the event loop."""
         delay = self._process.random.uniform(*self._speed.start_s)
-        self._process.call_in(delay, self._told, self._disk.history.mark(), callback)
+        self._process.call_in(delay, callback)
+        if self._thread is not None:
+            self._thread.pause()
 
     def pending(self) -> int:
         """See ``Executor``."""
@@ -53,41 +60,121 @@ class SimExecutor:
 
     def close(self) -> None:
         """See ``Executor``."""
-        while self._jobs:
-            self._run_one()
+        if self._jobs:
+            raise RuntimeError(f"{len(self._jobs)} jobs are left")
+        if self._thread is not None:
+            self._thread.end()
+
+    def _work_s(self) -> float:
+        return self._process.random.uniform(*self._speed.work_s) + self._speed.extra_s
 
     def _start(self) -> None:
         if not self._busy and self._jobs:
             self._busy = True
-            self._process.call_in(self._process.random.uniform(*self._speed.start_s), self._run)
+            delay = self._process.random.uniform(*self._speed.start_s)
+            if self._thread is None:
+                delay += self._work_s()
+            self._process.call_in(delay, self._run)
 
     def _run(self) -> None:
-        if self._jobs:
-            self._run_one()
-        else:
-            self._busy = False
-
-    def _run_one(self) -> None:
         job, done = self._jobs.popleft()
-        result, error = None, None
-        with self._disk.history.in_background():
-            try:
-                result = job()
-            except Exception as caught:  # noqa: BLE001 - handed to the submitter, who decides
-                error = caught
-        low, high = self._speed.work_s
-        delay = self._process.random.uniform(low, high) + self._speed.extra_s
-        self._process.call_in(delay, self._finished, self._disk.history.mark(), done, result, error)
+        if self._thread is None:
+            result, error = _outcome(job)
+            self._process.call_soon(self._finished, done, result, error)
+        else:
+            self._thread.begin(job)
+            self._look(done)
 
-    def _told(self, mark: int, callback: Callable[[], object]) -> None:
-        self._disk.history.settle(mark)
-        callback()
+    def _look(self, done: Callable[..., None]) -> None:
+        assert self._thread is not None
+        if self._thread.paused:
+            self._process.call_in(self._speed.start_s[1] + self._work_s(), self._go_on, done)
+        else:
+            self._process.call_soon(self._finished, done, *self._thread.outcome)
+
+    def _go_on(self, done: Callable[..., None]) -> None:
+        assert self._thread is not None
+        self._thread.go_on()
+        self._look(done)
 
     def _finished(
-        self, mark: int, done: Callable[..., None], result: Any, error: BaseException | None
+        self, done: Callable[..., None], result: Any, error: BaseException | None
     ) -> None:
-        self._disk.history.settle(mark)
         self._pending -= 1
         self._busy = False
         self._start()
         done(result, error)
+
+
+def _outcome(job: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    try:
+        return job(), None
+    except Exception as error:  # noqa: BLE001 - handed to the submitter, who decides
+        return None, error
+
+
+class _JobThread:
+    """A thread that runs only while ``begin`` or ``go_on`` waits for it."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._mine, self._others = threading.Lock(), threading.Lock()
+        self._mine.acquire()
+        self._others.acquire()
+        self._thread: threading.Thread | None = None
+        self._job: Callable[[], Any] | None = None
+        self._ending = False
+        self.paused = False
+        self.outcome: tuple[Any, BaseException | None] = (None, None)
+        self._killed: Killed | None = None
+        process.on_burial(self.end)
+
+    def begin(self, job: Callable[[], Any]) -> None:
+        """Run a job until it is done or pauses."""
+        self._job = job
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._main, daemon=True)
+            self._thread.start()
+        self._hand_over()
+
+    def go_on(self) -> None:
+        """Let a paused job run until it is done or pauses again."""
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        self._mine.release()
+        self._others.acquire()
+        if self._killed is not None:
+            killed, self._killed = self._killed, None
+            raise killed
+
+    def pause(self) -> None:
+        """Called by the job: wait for ``go_on``. Raises Killed if it never comes."""
+        self.paused = True
+        self._others.release()
+        self._mine.acquire()
+        self.paused = False
+        if self._ending:
+            raise Killed
+
+    def end(self) -> None:
+        """End the thread; a paused job never goes on."""
+        if self._thread is not None and not self._ending:
+            self._ending = True
+            self._mine.release()
+            self._thread.join()
+
+    def _main(self) -> None:
+        while True:
+            self._mine.acquire()
+            if self._ending:
+                return
+            assert self._job is not None
+            try:
+                self.outcome = self._process.context.copy().run(_outcome, self._job)
+            except Killed as killed:
+                if self._ending:
+                    return
+                self._killed = killed
+            self._job = None
+            self._others.release()

@@ -51,9 +51,26 @@ class FaultInjector:
         machine = self._broker(fault)
         if machine is None:
             return None
-        undone = machine.kill()
+        machine.kill()
         self._later(fault, lambda: self.boot(machine))
-        return f"{machine.host} is killed ({undone} operations of its threads never happened)"
+        return f"{machine.host} is killed"
+
+    def _crash_point(self, fault: Fault) -> str | None:
+        machine = self._broker(fault)
+        if machine is None or machine.dies_in is not None:
+            return None
+        machine.dies_in = fault.second * fault.second // 8
+        machine.dies_dark = fault.amount < 0.5
+        how = "loses power" if machine.dies_dark else "is killed"
+        if machine.dies_dark:
+            self.lossy_hosts.add(machine.host)
+
+        def died() -> None:
+            self.tell(f"{machine.host} {how} between two operations of its disk")
+            self._later(fault, lambda: self.boot(machine))
+
+        machine.died = died
+        return f"{machine.host} {how} after {machine.dies_in} more operations of its disk"
 
     def _power(self, fault: Fault) -> str | None:
         machine = self._broker(fault)
@@ -260,6 +277,7 @@ class FaultInjector:
         world.quorum.faults.lose_entry = world.quorum.faults.lose_outcome = 0.0
         for machine in world.machines:
             machine.disk.faults.clear()
+            machine.dies_in = None
             machine.disk.capacity_bytes = None
             machine.speed.extra_s = 0.0
             if machine.process is not None and machine.process.paused:

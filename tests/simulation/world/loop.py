@@ -155,6 +155,10 @@ class SimLoop(asyncio.AbstractEventLoop):
             raise
         except Exception as error:  # noqa: BLE001 - as asyncio does
             self.call_exception_handler({"message": f"{callback!r} raised", "exception": error})
+        except BaseException:
+            # ``Killed``: whoever raised it has ended the process.
+            if process is None or process.alive:
+                raise
         if self.after_event is not None:
             self.after_event()
 

@@ -57,7 +57,7 @@ class Pipe:
 
     def send(self, deliver: Callable[..., object], *args: Any) -> None:
         """Have ``deliver(*args)`` called at the other end, after all that was sent before."""
-        if self.connection.broken:
+        if self.connection.broken or not self.sender.alive:
             return
         link = self._network.link(self.sender.host, self.receiver.host)
         if link.cut:

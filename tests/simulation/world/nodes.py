@@ -4,6 +4,7 @@
 """
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,8 @@ from millstream_server.storage.errors import StorageError
 from tests.fakes.memory_files import MemoryFiles
 from tests.simulation.world.channel import SimChannel
 from tests.simulation.world.executor import SimExecutor, Speed
-from tests.simulation.world.process import Process
+from tests.simulation.world.loop import CURRENT
+from tests.simulation.world.process import Killed, Process
 from tests.simulation.world.server import SimServer
 from tests.simulation.world.voter import ModelConsensus
 
@@ -46,13 +48,17 @@ class Machine:
         self.host = host
         self.address = f"{host}:{_PORT}"
         self.disk = MemoryFiles()
-        self.disk.history.kept = True
         self.disk.make_directory("/data")
+        self.disk.before = self._before_operation
         self.speed = Speed()
         self.process: Process | None = None
         # Parts per million that its monotonic clock is off, and how far its wall clock is.
         self.drift_ppm = 0
         self.wall_offset_ms = 0
+        # The machine dies before so many more operations of its disk, by loss of power or not.
+        self.dies_in: int | None = None
+        self.dies_dark = False
+        self.died: Callable[[], None] = lambda: None
         # Why the program ended by itself the last time.
         self.gave_up: BaseException | None = None
         self._starts = 0
@@ -105,11 +111,31 @@ class Machine:
 
     # What happens to it
 
-    def kill(self) -> int:
-        """kill -9; returns how many operations of its threads never happened."""
+    def kill(self) -> None:
+        """kill -9."""
         assert self.process is not None
         self.process.kill()
-        return self.disk.history.roll_back(self.world.faults_random)
+
+    def _before_operation(self, operation: str) -> None:
+        process = CURRENT.get()
+        if process is not None and not process.alive:
+            raise Killed
+        if self.dies_in is None or not self.running:
+            return
+        self.dies_in -= 1
+        if self.dies_in < 0:
+            self.dies_in = None
+            if self.dies_dark:
+                self.world.network.dark.add(self.host)
+            self.kill()
+            # The disk loses what it loses once the call is over.
+            self.world.loop.call_in(0, self._gone_dark)
+            raise Killed
+
+    def _gone_dark(self) -> None:
+        if self.dies_dark and not self.running:
+            self.disk.power_loss(self.world.faults_random, self.world.faults_random.random())
+        self.died()
 
     def lose_power(self, keep: float) -> None:
         """Cut the power: of what was not synced, each page stays with this probability."""
@@ -178,7 +204,7 @@ class BrokerMachine(Machine):
             files=self.disk,
             random=process.random,
             metrics=CollectorRegistry(),
-            executor=lambda name: SimExecutor(process, self.disk, self.speed),
+            executor=lambda name: SimExecutor(process, name, self.speed),
             dial=dial,
         )
         server.add_insecure_port(self.address)

@@ -12,6 +12,7 @@ CLASSES: dict[str, tuple[float, float]] = {
     "kill": (0.6, 4.0),
     "power": (0.5, 6.0),
     "power_all": (0.25, 4.0),
+    "crash_point": (0.5, 3.0),
     "terminate": (0.3, 4.0),
     "kill_metadata": (0.4, 4.0),
     "pause": (0.4, 6.0),
@@ -96,6 +97,8 @@ class Plan:
     faults: tuple[Fault, ...]
     # Of the network: usual delay, seconds.
     delay_s: tuple[float, float]
+    # Of a sync.
+    sync_s: tuple[float, float]
     drift_ppm: tuple[int, ...]
     lose_outcome: float
     lose_entry: float
@@ -122,6 +125,7 @@ def draw_plan(seed: int, *, faults: bool = True, replication_factor: int = 1) ->
         writers=writers,
         faults=_faults(random, lasts_s) if faults else (),
         delay_s=random.choice(((0.0001, 0.0005), (0.0005, 0.003), (0.001, 0.02))),
+        sync_s=random.choice(((0.0001, 0.002), (0.001, 0.01), (0.005, 0.05))),
         drift_ppm=tuple(random.randint(-200, 200) if faults else 0 for _ in range(brokers)),
         lose_outcome=random.choice((0.0, 0.02, 0.1)) if disturbed else 0.0,
         lose_entry=random.choice((0.0, 0.02, 0.1)) if disturbed else 0.0,

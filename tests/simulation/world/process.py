@@ -15,6 +15,12 @@ from typing import Any, TypeVar
 from tests.simulation.world.loop import CURRENT, Scheduled, SimLoop
 
 T = TypeVar("T")
+
+
+class Killed(BaseException):
+    """The process dies here, in the middle of a call. No exception for its code to handle."""
+
+
 # A wall clock of the simulation begins here: 2026-01-01.
 _WALL_MS = 1_767_225_600_000
 
@@ -49,6 +55,7 @@ class Process:
         # What is never run because the process died; kept, so that nothing is finalised early.
         self._backlog: list[Scheduled] = []
         self._on_death: list[Callable[[], None]] = []
+        self._on_burial: list[Callable[[], None]] = []
         self.context = contextvars.copy_context()
         self.context.run(CURRENT.set, self)
 
@@ -103,6 +110,10 @@ class Process:
         """Call when it dies, as the operating system would clean up after it."""
         self._on_death.append(callback)
 
+    def on_burial(self, callback: Callable[[], None]) -> None:
+        """Call after the simulation."""
+        self._on_burial.append(callback)
+
     def pause(self) -> None:
         """Stop it as SIGSTOP does."""
         self.paused = True
@@ -128,6 +139,8 @@ class Process:
         hook = sys.unraisablehook
         sys.unraisablehook = lambda _: None
         try:
+            for callback in self._on_burial:
+                callback()
             for task in self.tasks:
                 if not task.done():
                     task._log_destroy_pending = False

@@ -78,6 +78,7 @@ class _Schedule:
         world.network.delay_s = plan.delay_s
         for machine, drift in zip(world.brokers, plan.drift_ppm, strict=True):
             machine.drift_ppm = drift
+            machine.speed.work_s = plan.sync_s
 
     def run(self) -> Report:
         """Play it all."""
