@@ -318,13 +318,10 @@ class Partition:
         leader_end = self.counting_end_offset
         others = [node_id for node_id in self.replicas if node_id != self.node_id]
         self.followers.look(others, leader_end, now_ms)
-        if len(self.in_sync.committed) < len(self.replicas):
-            joiners = self.followers.about_to_join(
-                self.in_sync.committed, eligible, leader_end, now_ms, lag_ms_max
-            )
-        else:
-            joiners = frozenset()
-        self.in_sync.set_joiners(joiners)
+        outsiders = [node_id for node_id in others if node_id not in self.in_sync.committed]
+        self.in_sync.set_joiners(
+            self.followers.about_to_join(outsiders, eligible, leader_end, now_ms, lag_ms_max)
+        )
         return self._advance()
 
     def may_join(self, node_id: int) -> bool:

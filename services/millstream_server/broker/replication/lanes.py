@@ -48,10 +48,12 @@ class LaneQueue(Generic[T]):
         self._ready.update(self._starved)
         self._starved.clear()
 
-    def grant(self, size: int) -> None:
-        """The follower takes so many bytes more."""
+    def grant(self, size: int) -> bool:
+        """The follower takes so many bytes more; True if somebody waited for it."""
         self.credit.grant(size)
+        waited = bool(self._starved)
         self.feed()
+        return waited
 
     def remove(self, one: T) -> None:
         """Leave the queue."""

@@ -4,7 +4,7 @@ Pure. Times are monotonic milliseconds. "The end that counts" is the synced one 
 (invariant 10).
 """
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 
 NO_END = -1
 _NEVER = 1 << 63
@@ -155,17 +155,18 @@ class Followers:
 
     def about_to_join(
         self,
-        members: Set[int],
+        outsiders: Iterable[int],
         eligible: Mapping[int, int],
         leader_end: int,
         now_ms: int,
         lag_ms_max: int,
     ) -> frozenset[int]:
-        """Followers that are no members and copy so closely that they should be before long."""
+        """Those of the followers outside of the in-sync set that copy so closely that they should
+        be in it before long."""
         return frozenset(
             node_id
-            for node_id, follower in self._by_id.items()
-            if node_id not in members
+            for node_id in outsiders
+            if (follower := self._by_id.get(node_id)) is not None
             and follower.connected
             and follower.caught_up_once
             and self.is_known(node_id, eligible)

@@ -129,10 +129,9 @@ class FollowerSession:
             )
             self.wake[Lane.TAIL].set()
             return
-        if not log.start_offset <= end <= log.end_offset:
+        if end < log.start_offset:
             raise Refusal(
-                "OFFSET_OUT_OF_RANGE",
-                f"offset {end} is not between {log.start_offset} and {log.end_offset}",
+                "OFFSET_OUT_OF_RANGE", f"offset {end} is below the log start {log.start_offset}"
             )
         copy = self._copies[key] = FollowerCopy(self, replica, position)
         replica.add_copy(copy)

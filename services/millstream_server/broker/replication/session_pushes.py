@@ -94,8 +94,8 @@ class Pushes:
 
     def grant(self, lane: Lane, size: int) -> None:
         """The follower takes so many bytes more."""
-        self.queues[lane].grant(size)
-        self.wake[lane].set()
+        if self.queues[lane].grant(size):
+            self.wake[lane].set()
 
     def moved(self, copy: FollowerCopy) -> None:
         """There may be something to push of a copy."""

@@ -41,7 +41,8 @@ def divergence_of(last_epoch: int | None, end_offset: int, log: LeaderLog) -> Ep
     """Where a follower's log, which ends at ``end_offset`` and whose newest epoch is
     ``last_epoch``, parts from the leader's (invariant 14); None if it does not."""
     if last_epoch is None:
-        return None
+        # An empty log; one that begins beyond this one's end has nothing to do with it.
+        return EpochEnd(0, log.end_offset) if end_offset > log.end_offset else None
     found = log.epochs.end_of(last_epoch, log.end_offset)
     if found is None:
         # All epochs known here are newer: the logs can meet only where this one begins.

@@ -150,6 +150,16 @@ def test_rule_18_joins_go_on_below_the_minimum_or_a_leader_would_never_get_out()
     assert partition.high_watermark == 10
 
 
+def test_rule_10_the_mark_waits_for_no_replica_that_is_taken_away() -> None:
+    partition = leading(isr=(1, 2))
+    report(partition, 3, 10)
+    look(partition, 0)
+    assert partition.in_sync.maximal == {1, 2, 3}
+    partition.update(replace(STATE, isr=(1, 2), replicas=(1, 2), partition_epoch=8))
+    look(partition, 0)
+    assert partition.in_sync.maximal == {1, 2}
+
+
 def test_rule_10_the_mark_waits_for_a_follower_that_copies_closely() -> None:
     partition = leading(isr=(1, 2))
     report(partition, 2, 10)

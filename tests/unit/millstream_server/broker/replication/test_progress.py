@@ -12,7 +12,7 @@ def report(
 
 
 def joiners(followers: Followers, leader_end: int, now_ms: int) -> frozenset[int]:
-    return followers.about_to_join({1}, ELIGIBLE, leader_end, now_ms, 100)
+    return followers.about_to_join([2, 3], ELIGIBLE, leader_end, now_ms, 100)
 
 
 def test_at_the_leaders_end_there_is_no_lag() -> None:
@@ -85,9 +85,9 @@ def test_rule_10_the_mark_waits_for_nobody_who_left_or_registered_anew() -> None
     followers = Followers()
     report(followers, 10, 10, 0)
     assert joiners(followers, 10, 0) == {2}
-    assert followers.about_to_join({1, 2}, ELIGIBLE, 10, 0, 100) == frozenset()
-    assert followers.about_to_join({1}, {2: 21}, 10, 0, 100) == frozenset()
-    assert followers.about_to_join({1}, {}, 10, 0, 100) == frozenset()
+    assert followers.about_to_join([3], ELIGIBLE, 10, 0, 100) == frozenset()
+    assert followers.about_to_join([2], {2: 21}, 10, 0, 100) == frozenset()
+    assert followers.about_to_join([2], {}, 10, 0, 100) == frozenset()
     followers.left(2)
     assert joiners(followers, 10, 0) == frozenset()
 

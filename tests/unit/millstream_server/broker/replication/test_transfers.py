@@ -21,6 +21,8 @@ BOUNDS = LaneBounds(enter=100, leave=25)
     ("last_epoch", "end", "found"),
     [
         (None, 0, None),
+        (None, 25, None),
+        (None, 26, EpochEnd(0, 25)),
         (6, 25, None),
         (6, 22, None),
         (6, 26, EpochEnd(6, 25)),
