@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,7 @@ class FailingFile:
         self._inner.write(position, buffers)
 
     def sync(self) -> None:
+        self._files.disk_works.wait(10)
         if self._files.sync_error:
             raise OSError(self._files.sync_error, "injected")
         self._inner.sync()
@@ -48,6 +50,11 @@ class FailingFiles(SystemFiles):
 
     write_error = 0
     sync_error = 0
+
+    def __init__(self) -> None:
+        # While it is not set, syncs hang.
+        self.disk_works = threading.Event()
+        self.disk_works.set()
 
     def open(self, path: str, *, create: bool = False, read_only: bool = False) -> File:
         inner = super().open(path, create=create, read_only=read_only)
@@ -234,6 +241,25 @@ async def test_a_failed_sync_takes_the_directory_offline_for_good(
     dirs = await node.stub.DescribeLogDirs(pb.DescribeLogDirsRequest())
     assert dirs.log_dirs[0].offline_reason
     assert node.scrape("millstream_log_dir_offline", dir=node.app._path) == 1
+
+
+async def test_a_disk_that_hangs_is_told_to_the_session_until_it_works_again(
+    start_broker: StartBroker,
+) -> None:
+    files = FailingFiles()
+    node = await start_broker(files=files)
+    stuck_ms = node.app.registration.stuck_ms
+    assert stuck_ms is not None
+    topic_id = await node.lead("logs")
+    await append(node, topic_id)
+    assert stuck_ms() == 0
+    files.disk_works.clear()
+    waiting = asyncio.create_task(append(node, topic_id))
+    await until(lambda: stuck_ms() > 100)
+    assert not waiting.done()
+    files.disk_works.set()
+    assert not (await waiting).error
+    await until(lambda: stuck_ms() == 0)
 
 
 async def test_a_stop_answers_what_waits_and_ends_streams_with_a_reason(

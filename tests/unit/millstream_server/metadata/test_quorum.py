@@ -130,6 +130,26 @@ async def test_writes_go_on_after_the_active_controller_stopped(quorum: Quorum) 
 
 
 @pytest.mark.parametrize("quorum", [3], indirect=True)
+async def test_a_controller_that_stops_hands_over_before_it_is_gone(quorum: Quorum) -> None:
+    view = quorum.view()
+    await view.start()
+    try:
+        epoch = await view.wait_registered()
+        active = quorum.active()
+        assert active is not None
+        controller_epoch = view.image.controller_epoch
+        await quorum.stop(active)
+        assert quorum.active() is not None
+        written = await view.execute(create("after"), timeout_ms=20_000)
+        image = await view.wait_for_version(written.version)
+        assert image.controller_epoch == controller_epoch + 1
+        assert image.controller_id == quorum.active()
+        assert await view.wait_registered() == epoch
+    finally:
+        await view.stop()
+
+
+@pytest.mark.parametrize("quorum", [3], indirect=True)
 async def test_formatting_learns_that_the_peers_of_a_lost_disk_have_a_log(quorum: Quorum) -> None:
     view = quorum.view()
     await view.start()
