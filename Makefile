@@ -84,7 +84,7 @@ raft-bench: setup ## Latency, rate, idle CPU and fail-over of the metadata quoru
 	@$(BIN)/python -m tests.campaigns.raft_bench
 
 .PHONY: raft-fuzz
-raft-fuzz: setup ## Random schedules on the real Raft core: SEEDS FIRST_SEED NODES DROP STOCK
+raft-fuzz: setup ## Random schedules on the real Raft core: SEEDS MINUTES FIRST_SEED NODES DROP STOCK
 	@$(BIN)/python -m tests.campaigns.raft_fuzz
 
 .PHONY: sim

@@ -7,6 +7,7 @@ that entries come in bursts, that links may be stuck for long, and that calm per
 entries be committed, so that there is something to lose.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import permutations
 from math import prod
@@ -17,7 +18,6 @@ from tests.fakes.crash_files import Crash
 from tests.fakes.raft_cluster import Cluster, NodeStopped
 from tests.fakes.raft_witness import ALTERNATES, QuorumWitness, Violation
 
-EVENTS = 400
 #: What a schedule may have more of than others, or less: events by name, with their factors. Faults
 #: need several rare things in the same schedule, which independent weights seldom bring together.
 MODES: tuple[dict[str, float], ...] = (
@@ -35,6 +35,9 @@ class Schedule:
     """One random run of a cluster. ``make`` makes a node, from the files of the one before;
     ``power_loss`` and ``overflow`` (a queue loses messages and the connection stays) say what its
     kind of node must endure."""
+
+    #: How many things happen before it is healed.
+    length = 400
 
     def __init__(
         self, seed: int, count: int, make: Callable[..., Any], *, power_loss: bool, overflow: bool
@@ -80,6 +83,7 @@ class Schedule:
         links = list(permutations(self.cluster.ids, 2))
         self.slow = set(self.chance.sample(links, self.chance.randint(0, count // 2)))
         self.cluster.network.held |= self.slow
+        self.happened: Counter[str] = Counter()
         self.events = list(events)
         modes = [mode for mode in MODES if self.chance.random() < MODE_CHANCE]
         self.weights = [
@@ -280,6 +284,7 @@ class Schedule:
             happens = self.start_some
         elif self.chance.random() < 0.2 and not any(map(self.leads_many, self.up)):
             happens = self.stand  # without a leader little happens that could go wrong
+        self.happened[happens.__name__] += 1
         try:
             happens()
         except Crash:
@@ -351,22 +356,15 @@ class Schedule:
         )
 
 
-def play(
-    seed: int,
-    count: int,
-    make: Callable[..., Any],
-    *,
-    power_loss: bool = True,
-    overflow: bool = True,
-) -> Schedule:
-    """A whole schedule, healed. Raises Violation."""
-    return play_out(Schedule(seed, count, make, power_loss=power_loss, overflow=overflow))
+def play(seed: int, count: int, make: Callable[..., Any]) -> Schedule:
+    """A whole schedule with all that may happen to a node, healed. Raises Violation."""
+    return play_out(Schedule(seed, count, make, power_loss=True, overflow=True))
 
 
-def play_out(schedule: Schedule, events: int = EVENTS) -> Schedule:
-    """Let as many things happen, and heal. Raises Violation."""
+def play_out(schedule: Schedule) -> Schedule:
+    """Let things happen, and heal. Raises Violation."""
     try:
-        for _ in range(events):
+        for _ in range(schedule.length):
             schedule.event()
             schedule.look()
         schedule.heal()

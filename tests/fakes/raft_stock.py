@@ -12,6 +12,7 @@ from millstream_raft.library import VoterNode, enter_environment, library
 from millstream_raft.library_messages import from_library
 from millstream_raft.raft_messages import AppendEntries, Envelope, LogEntry, Message, TermNotice
 from tests.fakes.raft_cluster import NEVER_MS, Cluster
+from tests.fakes.raft_schedule import Schedule
 from tests.fakes.raft_views import View
 
 _SHARED_MEMORY = Path("/dev/shm")
@@ -130,6 +131,12 @@ class StockNode:
 
     def _run(self, work: Callable[..., object], *arguments: object) -> None:
         work(*arguments)
+
+
+def stock_schedule(seed: int, count: int) -> Schedule:
+    """A schedule with what the library should endure: no power loss, since it syncs nothing, and
+    no messages lost but at the end of what a connection carried, since it trusts TCP."""
+    return Schedule(seed, count, StockFileNode, power_loss=False, overflow=False)
 
 
 def _known(message: dict[str, Any]) -> Message:

@@ -13,7 +13,6 @@ from typing import Any
 from tests.fakes.raft_layer_schedule import LayerSchedule
 from tests.fakes.raft_witness import Violation
 
-TIMED_EVENTS = 60
 #: Of ``RaftConfig``, so that a leader is heard, and found missing, as in production.
 TIMES = {
     "heartbeat_interval_ms": 80,
@@ -31,6 +30,8 @@ _FOLLOW_MS = 20_000
 
 class TimedSchedule(LayerSchedule):
     """See above. ``make`` makes nodes with ``TIMES`` and all rules but those that are dropped."""
+
+    length = 60
 
     def __init__(self, seed: int, count: int, make: Callable[..., Any]) -> None:
         super().__init__(seed, count, make)
