@@ -12,6 +12,7 @@ from millstream._client.config import ClientConfig
 from millstream._errors import MillstreamError
 from millstream.v1 import metadata_service_pb2 as metadata
 from millstream_server.broker.partition import Role
+from millstream_server.storage.errors import StorageError
 from tests.checker.history import History, Send
 from tests.checker.judge import Expectations, judge
 from tests.simulation.world.branches import Branches
@@ -94,7 +95,7 @@ class _Schedule:
         for message, error, process in world.loop.failures:
             report.violations.append(("unhandled-error", f"{process}: {message}: {error!r}"))
         for event, error, process in world.logged:
-            if error is not None and not isinstance(error, OSError):
+            if error is not None and not isinstance(error, OSError | StorageError):
                 report.violations.append(("logged-error", f"{process}: {event}: {error!r}"))
         report.events, report.trace = world.loop.events, world.loop.trace
         report.simulated_s = world.loop.now

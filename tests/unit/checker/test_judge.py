@@ -1,0 +1,267 @@
+"""Every anomaly in a planted history of its own, and none in a good one."""
+
+import pytest
+
+from tests.checker.edn import export
+from tests.checker.history import History, Send
+from tests.checker.judge import Expectations, judge, lost_places
+
+K = ("topic", 0)
+
+
+def names(history: History, **expectations: object) -> set[str]:
+    return {one.name for one in judge(history, Expectations(**expectations))}  # type: ignore[arg-type]
+
+
+def sent(
+    history: History, value: str, offset: int | None, *, process: str = "w", idempotent: bool = True
+) -> Send:
+    send = history.invoke_send(process, K, value, 0.0, idempotent)
+    history.acknowledge(send, offset, "REPLICATED_DISK", 1.0)
+    return send
+
+
+def read(history: History, *reads: tuple[int, str], process: str = "r") -> None:
+    history.poll(process, {K: list(reads)}, 2.0)
+
+
+def good() -> History:
+    history = History()
+    for offset, value in enumerate("abcd"):
+        sent(history, value, offset)
+    read(history, (0, "a"), (1, "b"))
+    read(history, (2, "c"), (3, "d"))
+    return history
+
+
+def test_a_good_history_has_no_anomaly() -> None:
+    assert names(good()) == set()
+
+
+def test_two_values_at_one_offset() -> None:
+    history = good()
+    read(history, (1, "x"), process="other")
+    assert "inconsistent-offsets" in names(history)
+
+
+def test_an_acknowledgement_at_an_offset_where_another_value_is_read() -> None:
+    history = good()
+    sent(history, "e", 1)
+    assert "inconsistent-offsets" in names(history)
+
+
+def test_one_value_at_two_offsets() -> None:
+    history = good()
+    read(history, (4, "a"))
+    assert names(history) == {"duplicate"}
+
+
+def test_a_producer_that_is_not_idempotent_may_write_twice() -> None:
+    history = History()
+    sent(history, "a", 0, idempotent=False)
+    read(history, (0, "a"), (1, "a"))
+    assert names(history) == set()
+
+
+def test_an_acknowledged_value_below_what_was_read_is_lost() -> None:
+    history = History()
+    for offset, value in enumerate("abc"):
+        sent(history, value, offset)
+    read(history, (0, "a"), (2, "c"))
+    assert "lost-write" in names(history)
+
+
+def test_where_in_its_writers_life_a_value_was_lost() -> None:
+    history = History()
+    for offset, value in enumerate("abcd"):
+        sent(history, value, offset)
+    read(history, (1, "b"), (3, "d"))
+    places = lost_places(history, judge(history))
+    assert places == {"lost-prefix": 1, "lost-middle": 1}
+
+
+def test_an_acknowledged_value_that_nobody_ever_read() -> None:
+    history = good()
+    sent(history, "e", 4)
+    assert names(history) == {"unseen"}
+    assert names(history, read_all=False) == set()
+
+
+def test_a_promise_that_was_outdone_is_excused() -> None:
+    history = good()
+    lost = sent(history, "e", 4)
+    assert names(history, excused=lambda send: send is lost) == set()
+
+
+def test_a_send_that_failed_is_read() -> None:
+    history = good()
+    send = history.invoke_send("w", K, "e", 0.0)
+    history.fail(send, "NOT_LEADER", 1.0)
+    read(history, (4, "e"))
+    assert names(history) == {"G1a"}
+
+
+def test_a_send_of_unknown_outcome_may_be_read_or_not() -> None:
+    history = good()
+    for value in "ef":
+        history.unknown(history.invoke_send("w", K, value, 0.0), "TIMED_OUT", 1.0)
+    read(history, (4, "e"))
+    assert names(history) == set()
+
+
+def test_a_value_that_nobody_sent() -> None:
+    history = good()
+    read(history, (4, "x"))
+    assert names(history) == {"phantom"}
+
+
+def test_a_consumer_skips_between_two_polls() -> None:
+    history = good()
+    read(history, (0, "a"), process="other")
+    read(history, (2, "c"), process="other")
+    assert names(history) == {"poll-skip"}
+
+
+def test_offsets_that_hold_nothing_are_no_skip() -> None:
+    history = History()
+    for offset, value in ((0, "a"), (5, "b")):
+        sent(history, value, offset)
+    read(history, (0, "a"))
+    read(history, (5, "b"))
+    assert names(history) == set()
+
+
+def test_a_consumer_goes_back_between_two_polls() -> None:
+    history = good()
+    read(history, (0, "a"), (1, "b"), process="other")
+    read(history, (1, "b"), process="other")
+    assert names(history) == {"nonmonotonic-poll"}
+
+
+def test_a_new_assignment_may_begin_anywhere() -> None:
+    history = good()
+    history.assign("r", [K])
+    read(history, (0, "a"), (1, "b"))
+    assert names(history) == set()
+
+
+def test_a_consumer_skips_within_one_poll() -> None:
+    history = good()
+    read(history, (0, "a"), (2, "c"), process="other")
+    assert names(history) == {"int-poll-skip"}
+
+
+def test_a_consumer_goes_back_within_one_poll() -> None:
+    history = good()
+    read(history, (1, "b"), (0, "a"), process="other")
+    assert names(history) == {"int-nonmonotonic-poll"}
+
+
+def test_a_later_send_of_a_producer_lands_earlier() -> None:
+    history = History()
+    first = history.invoke_send("w", K, "a", 0.0)
+    second = history.invoke_send("w", K, "b", 0.0)
+    history.acknowledge(first, 1, "", 1.0)
+    history.acknowledge(second, 0, "", 1.0)
+    read(history, (0, "b"), (1, "a"))
+    assert names(history) == {"nonmonotonic-send"}
+
+
+def test_a_send_lands_below_one_acknowledged_before_it_began() -> None:
+    history = History()
+    sent(history, "a", 1, process="w1")
+    sent(history, "b", 0, process="w2")
+    read(history, (0, "b"), (1, "a"))
+    assert names(history) == {"realtime-order"}
+
+
+def test_sends_at_the_same_time_land_in_any_order() -> None:
+    history = History()
+    one = history.invoke_send("w1", K, "a", 0.0)
+    sent(history, "b", 0, process="w2")
+    history.acknowledge(one, 1, "", 1.0)
+    read(history, (0, "b"), (1, "a"))
+    assert names(history) == set()
+
+
+@pytest.mark.parametrize("offset", [3, 0])
+def test_an_end_offset_below_what_is_acknowledged(offset: int) -> None:
+    history = good()
+    history.saw_end("c", K, offset, history.next_line())
+    assert names(history) == {"end-offset-back"}
+
+
+def test_an_end_offset_goes_back() -> None:
+    history = good()
+    history.saw_end("c", K, 9, history.next_line())
+    history.saw_end("d", K, 8, history.next_line())
+    assert names(history) == {"end-offset-back"}
+
+
+def test_an_end_offset_asked_for_earlier_may_be_lower() -> None:
+    history = good()
+    begun = history.next_line()
+    history.saw_end("c", K, 9, history.next_line())
+    history.saw_end("d", K, 8, begun)
+    assert names(history) == set()
+
+
+def test_a_committed_position_goes_back() -> None:
+    history = good()
+    history.saw_commit("c", K, 3, history.next_line())
+    history.saw_commit("d", K, 2, history.next_line())
+    assert names(history) == {"commit-regression"}
+
+
+def test_two_owners_at_once() -> None:
+    history = good()
+    history.owns("c", K, 10, 30)
+    history.owns("d", K, 20, None)
+    assert names(history) == {"double-ownership"}
+
+
+def test_one_owner_after_another() -> None:
+    history = good()
+    history.owns("c", K, 10, 20)
+    history.owns("d", K, 20, None)
+    assert names(history) == set()
+
+
+def test_what_clients_saw_themselves_counts() -> None:
+    history = good()
+    history.note_anomaly("corrupt-read", "a checksum")
+    assert names(history) == {"corrupt-read"}
+
+
+def test_a_send_is_completed_once() -> None:
+    history = History()
+    send = sent(history, "a", 0)
+    with pytest.raises(ValueError, match="completed already"):
+        history.unknown(send, "", 2.0)
+
+
+def test_the_export_has_one_map_a_line_in_the_order_of_events() -> None:
+    history = History()
+    history.assign("r", [K])
+    sent(history, "a", 7)
+    history.unknown(history.invoke_send("w", K, "b", 0.0), "TIMED_OUT", 1.0)
+    history.fail(history.invoke_send("w", K, "c", 0.0), "NOT_LEADER", 1.0)
+    history.invoke_send("w", K, "d", 0.0)
+    read(history, (7, "a"))
+    history.crash("r")
+    assert list(export(history)) == [
+        "{:process 0 :time 0 :type :invoke :f :assign :value [0]}",
+        "{:process 0 :time 0 :type :ok :f :assign :value [0]}",
+        "{:process 1 :time 1 :type :invoke :f :send :value [[:send 0 0]]}",
+        "{:process 1 :time 2 :type :ok :f :send :value [[:send 0 [7 0]]]}",
+        "{:process 1 :time 3 :type :invoke :f :send :value [[:send 0 1]]}",
+        "{:process 1 :time 4 :type :info :f :send :value [[:send 0 1]]}",
+        "{:process 2 :time 5 :type :invoke :f :send :value [[:send 0 2]]}",
+        "{:process 2 :time 6 :type :fail :f :send :value [[:send 0 2]]}",
+        "{:process 2 :time 7 :type :invoke :f :send :value [[:send 0 3]]}",
+        "{:process 0 :time 8 :type :invoke :f :poll :value [[:poll]]}",
+        "{:process 0 :time 8 :type :ok :f :poll :value [[:poll {0 [[7 0]]}]]}",
+        "{:process 0 :time 9 :type :invoke :f :crash :value nil}",
+        "{:process 0 :time 9 :type :info :f :crash :value nil}",
+        "{:process 2 :time 10 :type :info :f :send :value [[:send 0 3]]}",
+    ]
