@@ -15,6 +15,18 @@ from millstream_server.node.config_sources import load_config
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 BASE = DEPLOY / "kubernetes" / "base"
+TLS_OVERLAY = DEPLOY / "kubernetes" / "overlays" / "prod-3-tls"
+GRPC_PROBES = {
+    "startupProbe": {"port": 9092, "service": "startup"},
+    "readinessProbe": {"port": 9092, "service": "ready"},
+    "livenessProbe": {"port": 9092},
+}
+# Kubelets have no certificate.
+ADMIN_PROBES = {
+    "startupProbe": {"port": "admin", "path": "/readyz"},
+    "readinessProbe": {"port": "admin", "path": "/readyz"},
+    "livenessProbe": {"port": "admin", "path": "/healthz"},
+}
 KUBERNETES_VERSIONS = ("1.30", "1.33", "1.37")
 # What a node's own environment adds to the shared ConfigMap.
 NODE_VARIABLES = re.compile(r"^MILLSTREAM_")
@@ -28,23 +40,33 @@ def documents(text: str) -> list[dict[str, Any]]:
     return [document for document in yaml.safe_load_all(text) if document]
 
 
-def rendered_base() -> list[dict[str, Any]]:
-    """The base as kustomize renders it; the plain files where no kustomize is installed."""
+def rendered(folder: Path) -> list[dict[str, Any]] | None:
+    """A folder as kustomize renders it; None where no kustomize is installed."""
     for command in (["kubectl", "kustomize"], ["kustomize", "build"]):
         if shutil.which(command[0]):
             done = subprocess.run(
-                [*command, str(BASE)], capture_output=True, text=True, check=False
+                [*command, str(folder)], capture_output=True, text=True, check=False
             )
             if done.returncode:
-                raise CheckError(f"{' '.join(command)} {BASE}: {done.stderr}")
+                raise CheckError(f"{' '.join(command)} {folder}: {done.stderr}")
             return documents(done.stdout)
-    print("neither kubectl nor kustomize is installed: checking the plain files", file=sys.stderr)
-    listed = yaml.safe_load((BASE / "kustomization.yaml").read_text())["resources"]
-    return [document for name in listed for document in documents((BASE / name).read_text())]
+    print(f"neither kubectl nor kustomize is installed to render {folder.name}", file=sys.stderr)
+    return None
 
 
-def check_kustomize() -> None:
-    objects = rendered_base()
+def check_kubernetes() -> None:
+    base = rendered(BASE)
+    if base is None:
+        listed = yaml.safe_load((BASE / "kustomization.yaml").read_text())["resources"]
+        base = [document for name in listed for document in documents((BASE / name).read_text())]
+    check_objects(base, GRPC_PROBES)
+    overlay = rendered(TLS_OVERLAY)
+    if overlay is not None:
+        check_objects(overlay, ADMIN_PROBES)
+        check_tls_mounts(overlay)
+
+
+def check_objects(objects: list[dict[str, Any]], probes: dict[str, Any]) -> None:
     for version in KUBERNETES_VERSIONS:
         for item in objects:
             try:
@@ -62,7 +84,27 @@ def check_kustomize() -> None:
     shared = next(item["data"] for item in objects if item["kind"] == "ConfigMap")
     for workload in workloads:
         check_pod_environment(workload, shared)
-        check_probes(workload)
+        check_probes(workload, probes)
+
+
+def check_tls_mounts(objects: list[dict[str, Any]]) -> None:
+    """Every container must find the files that its configuration names, and its own key alone."""
+    shared = next(item["data"] for item in objects if item["kind"] == "ConfigMap")
+    wanted = {
+        shared["MILLSTREAM_TLS__CERTIFICATE__FILE"]: "$(POD_NAME).crt",
+        shared["MILLSTREAM_TLS__KEY__FILE"]: "$(POD_NAME).key",
+        shared["MILLSTREAM_TLS__CA__FILE"]: "ca.crt",
+    }
+    for workload in (item for item in objects if item["kind"] == "StatefulSet"):
+        pod = workload["spec"]["template"]["spec"]
+        for container in (*pod["initContainers"], *pod["containers"]):
+            found = {
+                mount["mountPath"]: mount.get("subPathExpr") or mount.get("subPath")
+                for mount in container["volumeMounts"]
+                if mount["name"] == "tls"
+            }
+            if found != wanted:
+                raise CheckError(f"{workload['metadata']['name']}: TLS files mounted: {found}")
 
 
 def check_pod_environment(workload: dict[str, Any], shared: dict[str, str]) -> None:
@@ -82,13 +124,12 @@ def check_pod_environment(workload: dict[str, Any], shared: dict[str, str]) -> N
         load_config(None, environment, {})
 
 
-def check_probes(workload: dict[str, Any]) -> None:
+def check_probes(workload: dict[str, Any], wanted: dict[str, Any]) -> None:
     container = workload["spec"]["template"]["spec"]["containers"][0]
     asked = {
-        probe: container[probe]["grpc"].get("service", "")
-        for probe in ("startupProbe", "readinessProbe", "livenessProbe")
+        probe: container[probe].get("grpc") or container[probe].get("httpGet") for probe in wanted
     }
-    if asked != {"startupProbe": "startup", "readinessProbe": "ready", "livenessProbe": ""}:
+    if asked != wanted:
         raise CheckError(f"{workload['metadata']['name']}: probes ask for {asked}")
 
 
@@ -122,7 +163,7 @@ def check_dockerfile() -> None:
 
 def main() -> int:
     try:
-        check_kustomize()
+        check_kubernetes()
         check_compose()
         check_dockerfile()
     except (CheckError, ValueError) as error:

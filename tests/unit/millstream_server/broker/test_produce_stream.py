@@ -10,7 +10,6 @@ import pytest
 from millstream.record import build_batch, compress, encode_records
 from millstream.v1 import broker_service_pb2 as pb
 from millstream.v1 import errors_pb2
-from millstream_server.runtime.callers import CertifiedCallers
 from millstream_server.runtime.errors import error_of, reason_number
 from tests.fakes.broker_node import BrokerNode, batch_of, produce_request, with_config
 from tests.fakes.cluster import FakeMetadata
@@ -266,19 +265,6 @@ async def test_only_the_owner_writes_the_offsets_topic(
     assert (await producing.ask(topic_id, taken_over, partition=1)).base_offset == 2
     late = batch_of(b"c", producer_id=9001, producer_epoch=3, base_sequence=2)
     assert await producing.reason(topic_id, late, partition=1) == "INVALID_PRODUCER_EPOCH"
-
-
-async def test_a_client_does_not_write_the_offsets_topic_whatever_ids_it_gives(
-    start_broker: StartBroker,
-) -> None:
-    """What a coordinator may write is refused to callers whose certificate names no node."""
-    node = await start_broker(callers=CertifiedCallers("test"))
-    topic_id = await node.lead("__consumer_offsets", 2)
-    producing = Producing(node)
-    fence = batch_of(b"fence", producer_id=9001, attributes=0x20, producer_epoch=900)
-    assert await producing.reason(topic_id, fence, partition=1) == "INTERNAL_TOPIC"
-    assert (await producing.ask(await node.lead("logs"), batch_of(b"v"))).base_offset == 0
-    producing.call.cancel()
 
 
 async def test_unparsable_bytes_end_the_stream_with_a_reason(broker: BrokerNode) -> None:
