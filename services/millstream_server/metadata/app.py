@@ -20,6 +20,7 @@ from millstream_server.metadata.controller import Controller
 from millstream_server.metadata.image_watchers import ImageWatchers
 from millstream_server.metadata.metrics import MetadataMetrics
 from millstream_server.metadata.node_liveness import NodeLiveness
+from millstream_server.metadata.partition_upkeep import PartitionUpkeep
 from millstream_server.metadata.reconnect_probe import ReconnectProbe, TcpReconnectProbe
 from millstream_server.metadata.replicated_image import ReplicatedImage
 from millstream_server.metadata.servicer import ControllerServicer
@@ -114,6 +115,7 @@ class MetadataApp:
         self.liveness = NodeLiveness(
             self.controller, identity, config, clock, probe or TcpReconnectProbe(), self._metrics
         )
+        self.upkeep = PartitionUpkeep(self.controller, replicated, config, self._metrics)
         self._servicer = ControllerServicer(
             self.controller,
             self.liveness,
@@ -128,6 +130,7 @@ class MetadataApp:
             lambda: self.controller.is_active,
             lambda: self._machine.snapshot_bytes,
             lambda: self._watchers.count,
+            lambda: self.controller.image,
         )
 
     async def open(self) -> None:
@@ -145,6 +148,7 @@ class MetadataApp:
         """Take part in the quorum. Raises what the consensus raises about its folder."""
         await self.consensus.start()
         self.liveness.start()
+        self.upkeep.start()
 
     async def wait_until_it_votes(self) -> None:
         """Return at once, unless this node lost its disk: then when it holds everything again.
@@ -172,6 +176,7 @@ class MetadataApp:
         committed stays."""
         await self._hand_over()
         self._watchers.drop_all("the metadata node stops")
+        await self.upkeep.stop()
         await self.liveness.stop()
         self.controller.stop()
         await self.consensus.stop()

@@ -46,6 +46,14 @@ class MetadataConfig:
     # How often a node with a broken session is tried to be reached, and how long each try takes.
     probe_interval_ms: int = 100
     probe_timeout_ms: int = 300
+    # Whether preferred leaders get their leads back, and how often that is looked for
+    # (auto.leader.rebalance.enable, leader.imbalance.check.interval.seconds).
+    auto_leader_rebalance: bool = True
+    leader_imbalance_check_interval_ms: int = 300_000
+    # How often partitions are moved away from brokers that leave, and how many of the cluster may
+    # be on their way then: all at once would take the network from clients.
+    decommission_interval_ms: int = 1_000
+    decommission_partitions_max: int = 50
     # What requests leave open.
     defaults: ClusterDefaults = field(default_factory=ClusterDefaults)
 

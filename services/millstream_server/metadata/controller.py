@@ -137,6 +137,18 @@ class Controller:
             raise ServiceError(result.reason, result.message)
         return result
 
+    async def decide_and_commit(
+        self, decide: Callable[[Image], Sequence[command_pb.MetadataCommand]]
+    ) -> bool:
+        """Commit what ``decide`` makes of the image, in turn with the writes of others. False if
+        that is nothing. Raises as ``commit``; VERSION_CONFLICT if the image was overtaken."""
+        async with self._deciding:
+            commands = decide(self.image)
+            if not commands:
+                return False
+            await self.commit(commands)
+            return True
+
     async def read_barrier(self) -> int:
         """A version that holds everything acknowledged before the call."""
         if self._epoch is None:

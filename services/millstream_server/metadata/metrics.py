@@ -7,6 +7,9 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from millstream_raft.consensus import ConsensusStatus
+from millstream_raft.delta import ELECTION_KINDS
+from millstream_raft.image import Image
+from millstream_server.metadata.placement_metrics import PlacementCollector
 
 _GROUP = "metadata"
 _COMMIT_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
@@ -36,15 +39,28 @@ class MetadataMetrics:
             registry=registry,
         )
 
+        self.leader_elections = Counter(
+            "millstream_leader_elections_total",
+            "Leaders elected under this controller: clean ones by the rules, preferred ones to "
+            "balance, unclean ones by an order, and recovered ones after all replicas had lost "
+            "their place.",
+            ["kind"],
+            registry=registry,
+        )
+        for kind in ELECTION_KINDS:
+            self.leader_elections.labels(kind)
+
     def read_from(
         self,
         status: Callable[[], ConsensusStatus],
         is_active: Callable[[], bool],
         snapshot_bytes: Callable[[], int],
         watchers: Callable[[], int],
+        image: Callable[[], Image],
     ) -> None:
         """Begin to answer scrapes from these."""
         self._registry.register(_QuorumCollector(status, is_active, snapshot_bytes, watchers))
+        self._registry.register(PlacementCollector(is_active, image))
 
 
 class _QuorumCollector(Collector):

@@ -96,11 +96,22 @@ class ControllerServicer(pb_grpc.ControllerServiceServicer):
     async def Execute(self, request: pb.ExecuteRequest, context: Context) -> pb.ExecuteResponse:
         """See the proto."""
         try:
+            self._check_speaker(request, context)
             response = await self._controller.execute(request)
         except ServiceError as error:
             await abort(context, error)
         hydrate_reply(response, self._controller.image)
         return response
+
+    def _check_speaker(self, request: pb.ExecuteRequest, context: Context) -> None:
+        # These speak for one node; a field of the message is no proof of it (CVE-2018-1288).
+        kind = request.WhichOneof("kind")
+        if kind in ("alter_partitions", "report_recovered_logs", "report_damaged_logs"):
+            node_id = getattr(request, kind).node_id
+            if not self._callers.is_node(context, node_id):
+                raise ServiceError(
+                    "PERMISSION_DENIED", f"the certificate is not that of node {node_id}"
+                )
 
     async def DescribeQuorum(
         self, request: pb.DescribeQuorumRequest, context: Context

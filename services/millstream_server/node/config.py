@@ -88,9 +88,26 @@ class NodeConfig(BaseModel):
     default_replication_factor: int = _key(
         "default.replication.factor",
         1,
-        "Replicas of topics created without a number.",
-        ge=1,
+        "Replicas of topics created without a number; 0: three, or all brokers if fewer.",
+        ge=0,
         le=1000,
+    )
+    offsets_topic_replication_factor: int = _key(
+        "offsets.topic.replication.factor",
+        1,
+        "Replicas of the topic of committed positions; 0: three, or all brokers if fewer.",
+        ge=0,
+        le=1000,
+    )
+    auto_leader_rebalance_enable: bool = _key(
+        "auto.leader.rebalance.enable", True, "Give leads back to preferred leaders."
+    )
+    leader_imbalance_check_interval_seconds: int = _key(
+        "leader.imbalance.check.interval.seconds",
+        300,
+        "How often leads are given back.",
+        ge=1,
+        le=86_400,
     )
     offsets_topic_num_partitions: int = _key(
         "offsets.topic.num.partitions",

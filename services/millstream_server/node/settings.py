@@ -38,9 +38,12 @@ def metadata_config(config: NodeConfig, voters: tuple[tuple[int, str], ...]) -> 
         voters=voters,
         session_timeout_ms=config.broker_session_timeout_ms,
         heartbeat_interval_ms=config.broker_heartbeat_interval_ms,
+        auto_leader_rebalance=config.auto_leader_rebalance_enable,
+        leader_imbalance_check_interval_ms=config.leader_imbalance_check_interval_seconds * 1000,
         defaults=ClusterDefaults(
             partition_count=config.num_partitions,
             replication_factor=config.default_replication_factor,
+            offsets_topic_replication_factor=config.offsets_topic_replication_factor,
             offsets_topic_partition_count=config.offsets_topic_num_partitions,
             auto_create_topics=config.auto_create_topics_enable,
             topic_configs=topic_configs(config),

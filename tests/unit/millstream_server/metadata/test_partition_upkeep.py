@@ -1,0 +1,183 @@
+"""What the active controller does to partitions unasked, and what it counts and says of them."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
+
+from millstream.v1 import metadata_service_pb2 as public
+from millstream_raft.consensus import StateMachine
+from millstream_raft.image import PartitionState
+from millstream_server.metadata.app import MetadataApp
+from millstream_server.metadata.config import MetadataConfig
+from millstream_server.v1 import controller_service_pb2 as pb
+from millstream_server.v1 import metadata_command_pb2 as command_pb
+from tests.fakes import metadata_images as images
+from tests.fakes.instant_consensus import InstantConsensus
+from tests.fakes.manual_clock import ManualClock
+from tests.fakes.metadata_cluster import identity
+
+TOPIC = images.topic_id(1)
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Let the tasks of the loop run until the condition holds."""
+    async with asyncio.timeout(5):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0)
+
+
+class Metadata:
+    """An active controller without nodes: they are registered by commands."""
+
+    def __init__(self, **config: object) -> None:
+        self.registry = CollectorRegistry()
+        made: list[InstantConsensus] = []
+
+        def consensus(machine: StateMachine) -> InstantConsensus:
+            made.append(InstantConsensus(machine, node_id=1))
+            return made[0]
+
+        self.app = MetadataApp(
+            MetadataConfig(voters=((1, "127.0.0.1:1"),), **config),  # type: ignore[arg-type]
+            identity(1, 1, {"metadata"}, b"m" * 16),
+            consensus,
+            clock=ManualClock(),
+            random=random.Random(1),
+            metrics=self.registry,
+        )
+        self.consensus = made[0]
+
+    async def start(self, *brokers: int) -> None:
+        await self.app.start()
+        await eventually(lambda: self.app.controller.is_active)
+        for node_id in brokers:
+            await self.commit(images.register(node_id))
+            await self.unfence(node_id)
+
+    async def commit(self, *commands: command_pb.MetadataCommand) -> None:
+        await self.app.controller.commit(commands)
+
+    async def unfence(self, node_id: int) -> None:
+        await self.commit(images.unfence(self.app.controller.image, node_id))
+
+    async def fence(self, node_id: int) -> None:
+        await self.commit(images.fence(self.app.controller.image, node_id))
+
+    async def in_sync(self, number: int, *isr: int) -> None:
+        nodes = self.app.controller.image.nodes
+        change = command_pb.ChangePartition(
+            topic_id=TOPIC,
+            partition=number,
+            expected_partition_epoch=self.partition(number).partition_epoch,
+            in_sync_replica_ids=isr,
+            added=[
+                command_pb.ReplicaRegistration(node_id=one, node_epoch=nodes[one].epoch)
+                for one in isr
+            ],
+        )
+        await self.commit(images.command(change_partition=change))
+
+    def partition(self, number: int = 0) -> PartitionState:
+        return self.app.controller.image.topics[TOPIC].partitions[number]
+
+    def sample(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(f"millstream_{name}", labels)
+
+    def elections(self, kind: str) -> float | None:
+        return self.sample("leader_elections_total", kind=kind)
+
+
+@pytest.fixture
+async def metadata() -> AsyncIterator[Metadata]:
+    made = Metadata()
+    await made.start(1, 2, 3)
+    yield made
+    await made.app.stop()
+
+
+async def test_leads_go_back_to_preferred_leaders_that_are_in_sync(metadata: Metadata) -> None:
+    await metadata.commit(images.add_topic(1, (1, 2), (1, 2)))
+    assert metadata.sample("preferred_leader_imbalance") == 0
+    await metadata.fence(1)
+    await metadata.unfence(1)
+    assert metadata.sample("preferred_leader_imbalance") == 2
+    await metadata.app.upkeep.balance_leaders()
+    assert metadata.partition().leader_id == 2, "it is not in sync yet"
+    await metadata.in_sync(0, 2, 1)
+    await metadata.app.upkeep.balance_leaders()
+    assert [metadata.partition(number).leader_id for number in (0, 1)] == [1, 2]
+    assert metadata.sample("preferred_leader_imbalance") == 1
+    assert (metadata.elections("clean"), metadata.elections("preferred")) == (2, 1)
+    assert (metadata.elections("unclean"), metadata.elections("recovered")) == (0, 0)
+
+
+async def test_replicas_move_away_from_a_broker_that_leaves(metadata: Metadata) -> None:
+    await metadata.commit(images.add_topic(1, (1, 2)))
+    request = public.DecommissionBrokerRequest(node_id=1)
+    await metadata.app.controller.execute(pb.ExecuteRequest(decommission_broker=request))
+    await metadata.app.upkeep.move_replicas_away()
+    assert metadata.partition().target == (3, 2)
+    assert metadata.sample("reassigning_partitions") == 1
+    await metadata.in_sync(0, 1, 2, 3)
+    assert metadata.partition().replicas == (3, 2)
+    assert metadata.sample("reassigning_partitions") == 0
+
+
+async def test_an_order_that_may_lose_records_is_counted_and_told(metadata: Metadata) -> None:
+    await metadata.commit(images.add_topic(1, (1, 2)))
+    await metadata.in_sync(0, 1)
+    await metadata.fence(1)
+    assert metadata.sample("leaderless_partitions") == 1
+    order = public.ElectLeadersRequest(
+        kind=public.ELECTION_KIND_UNCLEAN, partitions=[public.ElectionTarget(topic_id=TOPIC)]
+    )
+    with capture_logs() as lines:
+        await metadata.app.controller.execute(pb.ExecuteRequest(elect_leaders=order))
+    (line,) = [one for one in lines if one["event"] == "unclean leader election"]
+    assert (line["topic"], line["partition"], line["leader_id"]) == ("topic-1", 0, 2)
+    assert line["possible_data_loss"]
+    assert metadata.elections("unclean") == 1
+    assert metadata.sample("recovering_partitions") == 1
+
+
+@pytest.mark.parametrize(("mode", "flagged"), [("fsync", False), ("page_cache", True)])
+async def test_possible_loss_is_told_in_page_cache_mode(
+    metadata: Metadata, mode: str, flagged: bool
+) -> None:
+    await metadata.commit(images.add_topic(1, (1,), flush_mode=mode))
+    await metadata.fence(1)
+    await metadata.commit(images.register(1, incarnation=2))
+    with capture_logs() as lines:
+        await metadata.unfence(1)
+    (line,) = [one for one in lines if one["log_level"] == "warning"]
+    assert line["possible_data_loss"] is flagged
+    assert metadata.elections("recovered") == 1
+
+
+async def test_a_deposed_controller_changes_and_counts_nothing(metadata: Metadata) -> None:
+    await metadata.commit(images.add_topic(1, (1, 2)))
+    await metadata.fence(1)
+    metadata.consensus.depose()
+    assert metadata.sample("preferred_leader_imbalance") == 0
+    assert metadata.elections("clean") == 1
+
+
+async def test_it_acts_by_itself() -> None:
+    metadata = Metadata(leader_imbalance_check_interval_ms=1, decommission_interval_ms=1)
+    await metadata.start(1, 2, 3)
+    await metadata.commit(images.add_topic(1, (1, 2), (1, 2)))
+    await metadata.fence(1)
+    await metadata.unfence(1)
+    await metadata.in_sync(0, 2, 1)
+    request = public.DecommissionBrokerRequest(node_id=2)
+    await metadata.app.controller.execute(pb.ExecuteRequest(decommission_broker=request))
+    await eventually(
+        lambda: metadata.partition().leader_id == 1 and metadata.partition(1).adding != ()
+    )
+    await metadata.app.stop()
