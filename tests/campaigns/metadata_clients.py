@@ -55,6 +55,9 @@ class Record:
     wrong: list[str] = field(default_factory=list)
     # Moments of acknowledged writes of the probe, seconds.
     probe_s: list[float] = field(default_factory=list)
+    # The last value that they wrote, larger than those before, and the version that holds it.
+    probed_value: int = 0
+    probed_version: int = 0
     # Set at each of them.
     probed: asyncio.Event = field(default_factory=asyncio.Event)
     # Which registers are in use: a long history of one is costly to judge.
@@ -79,6 +82,11 @@ class Record:
         numbers = range(REGISTERS)
         return [*(f"register-{generation}-{one}" for one in numbers), f"probe-{generation}"]
 
+    @property
+    def probe_name(self) -> str:
+        """Name of the probe's topic."""
+        return f"probe-{self.generation}"
+
     def life(self, number: int) -> str:
         """Name of a topic that comes and goes."""
         return f"life-{self.generation}-{number}"
@@ -99,7 +107,7 @@ class MetadataClient:
         """Write and read by chance until told to stop."""
         await self.calls.open_session(_SESSION_DEADLINE_S)
         acts: list[tuple[int, Callable[[], object]]] = [
-            (40, self._set_register),
+            (40, self.set_register),
             (30, self._read_register),
             (12, self._create_or_delete),
             (12, self._read_life),
@@ -114,7 +122,10 @@ class MetadataClient:
         """Write to a register of its own, one after another, and note when each was answered."""
         await self.calls.open_session(_SESSION_DEADLINE_S)
         while not stop.is_set():
-            if await self._set(f"probe-{self._record.generation}", patience=1.0):
+            value, outcome = await self._set(self._record.probe_name, patience=1.0)
+            if outcome.answer is not None:
+                self._record.probed_value = value
+                self._record.probed_version = outcome.answer.version
                 self._record.probe_s.append(time.monotonic())
                 self._record.probed.set()
             await asyncio.sleep(0.01)
@@ -134,7 +145,11 @@ class MetadataClient:
         """Read every register of every generation once, at this client's own node. Raises
         MillstreamError."""
         for name in [one for one in self._record.histories if not one.startswith("kept")]:
-            await self._read(name, timeout_s=20.0)
+            await self.read(name, timeout_s=20.0)
+
+    async def set_register(self) -> None:
+        """Write to some register, and write down what came of it."""
+        await self._set(self._record.register(self._chance.randrange(REGISTERS)), _PATIENCE)
 
     async def topics(self) -> dict[str, bytes]:
         """All topics by name, each as the client's own node describes it. Raises
@@ -150,13 +165,10 @@ class MetadataClient:
                 return found
             request.page_token = page.next_page_token
 
-    async def _set_register(self) -> None:
-        await self._set(self._record.register(self._chance.randrange(REGISTERS)), _PATIENCE)
-
-    async def _set(self, name: str, patience: float) -> bool:
+    async def _set(self, name: str, patience: float) -> tuple[int, Outcome]:
         value = next(self._record.values)
         request = pb.AlterConfigsRequest(topic=name, set={_KEY: str(value)})
-        return await self._write(name, Write(value), "AlterConfigs", request, patience)
+        return value, await self._send(name, Write(value), "AlterConfigs", request, patience)
 
     async def _create_or_delete(self) -> None:
         name = self._record.life(self._chance.randrange(LIVES))
@@ -247,12 +259,14 @@ class MetadataClient:
 
     async def _try_read(self, name: str) -> None:
         try:
-            await self._read(name, timeout_s=3.0)
+            await self.read(name, timeout_s=3.0)
         except MillstreamError:
             # A read that failed tells nothing; wait, as the node may be down.
             await asyncio.sleep(0.1)
 
-    async def _read(self, name: str, timeout_s: float) -> None:
+    async def read(self, name: str, timeout_s: float) -> Value:
+        """Read a register at this client's own node, and write down what it said. Raises
+        MillstreamError."""
         request = pb.DescribeTopicsRequest(names=[name], consistency=LINEARIZABLE)
         call = time.monotonic()
         value: Value = None
@@ -267,6 +281,7 @@ class MetadataClient:
                 self._record.topic_ids[value] = answer.topics[0].topic_id
         self._record.reads += 1
         self._record.note(name, Operation(self._process, Read(value), call, time.monotonic()))
+        return value
 
 
 def _is_lost_race(action: Action, refusal: MillstreamError) -> bool:

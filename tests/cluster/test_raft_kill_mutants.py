@@ -1,0 +1,26 @@
+"""raft-kill finds faults: each is planted into every voter of a real quorum."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.campaigns.mutant import (
+    answer_reads_without_a_majority,
+    mutant_command,
+    write_the_journal_late,
+)
+from tests.campaigns.raft_kill import ALL, BRIEF, Campaign
+
+pytestmark = pytest.mark.slow
+
+
+async def test_stale_reads_of_a_resumed_leader_are_found(tmp_path: Path) -> None:
+    campaign = Campaign(tmp_path, seed=1, command=mutant_command(answer_reads_without_a_majority))
+    await campaign.run([BRIEF] * 4, [])
+    assert any("was paused told" in wrong for wrong in campaign.tally.wrong)
+
+
+async def test_acknowledged_writes_that_no_disk_holds_are_found(tmp_path: Path) -> None:
+    campaign = Campaign(tmp_path, seed=1, command=mutant_command(write_the_journal_late))
+    await campaign.run([ALL] * 3, [])
+    assert campaign.tally.broken
