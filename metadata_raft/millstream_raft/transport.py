@@ -162,8 +162,7 @@ class Link:
         try:
             while True:
                 try:
-                    await self._await_connection(channel)
-                    await self._converse(stub)
+                    await self._converse(stub, was_reached=await self._reach(channel))
                 except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
                     pass  # the status was the peer's way to say that it goes or restarts
                 except TimeoutError:
@@ -174,12 +173,13 @@ class Link:
         finally:
             await channel.close()
 
-    async def _await_connection(self, channel: grpc.aio.Channel) -> None:
+    async def _reach(self, channel: grpc.aio.Channel) -> bool:
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 await channel.channel_ready()
         except TimeoutError:
-            pass  # the call fails then, and says why there is no connection
+            return False  # the call fails then too, and says why
+        return True
 
     def _tell_outage(self, why: str) -> None:
         """Log why the voter cannot be spoken to; once, until it could be."""
@@ -187,17 +187,27 @@ class Link:
             self._outage_told = True
             _log.warning("voter not reached", peer=self._peer_id, address=self._address, why=why)
 
-    async def _converse(self, stub: Any) -> None:
+    async def _greet(self, call: Any, was_reached: bool) -> bool:
+        """True once the hello is accepted; until then nothing may be thought delivered."""
+        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            try:
+                await call.write(wire.SendMessagesRequest(hello=self._hello))
+                greeting = await call.initial_metadata()
+            except (grpc.RpcError, asyncio.InvalidStateError):
+                greeting = None
+            if greeting is not None and _ACCEPTED in tuple(greeting):
+                return True
+            # A refusal may have initial metadata too, but not this.
+            stops = was_reached and await call.code() is grpc.StatusCode.UNAVAILABLE
+            if not stops:
+                self._tell_outage(await call.details())
+            return False
+
+    async def _converse(self, stub: Any, was_reached: bool) -> None:
         call = stub.SendMessages()
         call.add_done_callback(lambda _: self._queue.changed.set())
         try:
-            await call.write(wire.SendMessagesRequest(hello=self._hello))
-            # Answered once the hello is accepted; until then nothing may be thought delivered.
-            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                greeting = await call.initial_metadata()
-            if greeting is None or _ACCEPTED not in tuple(greeting):
-                # A refusal has initial metadata too, but not this.
-                self._tell_outage(await call.details() or "the stream ended")
+            if not await self._greet(call, was_reached):
                 return
             self._queue.clear()
             self._connected = True

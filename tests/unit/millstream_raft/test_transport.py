@@ -4,6 +4,7 @@ import asyncio
 
 import grpc
 import pytest
+from structlog.testing import capture_logs
 
 from millstream_raft.raft_config import RaftConfig
 from millstream_raft.raft_messages import (
@@ -204,13 +205,16 @@ async def test_newer_stream_of_a_voter_replaces_the_older_one(receiver):
     await newer.stop()
 
 
-async def test_refused_link_is_never_connected(receiver):
+async def test_refused_link_is_never_connected_and_says_why_once(receiver):
     heard = Heard()
     link = make_link(receiver.address, heard, cluster_id="other")
-    link.start()
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(heard.connections.get(), 0.2)
-    await link.stop()
+    with capture_logs() as lines:
+        link.start()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(heard.connections.get(), 0.5)
+        await link.stop()
+    told = [line for line in lines if line["event"] == "voter not reached"]
+    assert [line["why"] for line in told] == [f"this is node 1 of cluster {CLUSTER}"]
 
 
 def test_queue_drops_what_is_beyond_its_messages():
