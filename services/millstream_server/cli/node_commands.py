@@ -1,14 +1,18 @@
 """``millstream serve`` and ``millstream format``: one node, as an operator runs it."""
 
 import os
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from millstream_server.cli.failures import CommandError, Finished
 from millstream_server.cli.invocation import Invocation, command
+from millstream_server.cli.output import Output
 from millstream_server.cli.properties import parse_assignments
 from millstream_server.cli.server_extra import load_node_config
+
+if TYPE_CHECKING:  # the command line works without the server
+    from millstream_server.node.data_folder import FolderIdentity
 
 _CONFIG = Annotated[str, typer.Option("--config", metavar="FILE", help="The node's TOML file.")]
 _SETTINGS = Annotated[
@@ -138,22 +142,21 @@ def format_(
         return
     except DataFolderError as error:
         raise CommandError(str(error)) from None
-    document = {
-        "clusterId": identity.cluster_id,
-        "nodeId": identity.node_id,
-        "dataDir": loaded.config.data_dir,
-    }
-    if invocation.output.for_people:
+    _show_owner(invocation.output, loaded.config.data_dir, identity)
+    if replace_disk:
         invocation.output.note(
-            f"{loaded.config.data_dir} now belongs to node {identity.node_id} "
-            f"of cluster {identity.cluster_id}."
+            "Start the node, and keep the other metadata nodes up until it is ready."
         )
-        if replace_disk:
-            invocation.output.note(
-                "Start the node, and keep the other metadata nodes up until it is ready."
-            )
+
+
+def _show_owner(output: Output, folder: str, identity: "FolderIdentity") -> None:
+    if output.for_people:
+        output.note(
+            f"{folder} now belongs to node {identity.node_id} of cluster {identity.cluster_id}."
+        )
     else:
-        invocation.output.show(document)
+        document = {"clusterId": identity.cluster_id, "nodeId": identity.node_id}
+        output.show({**document, "dataDir": folder})
 
 
 def _given(flags: dict[str, Any], settings: list[str] | None) -> dict[str, Any]:
