@@ -13,6 +13,9 @@ import pytest
 from millstream import Admin, NewTopic
 from millstream.v1 import metadata_service_pb2 as pb
 from millstream.v1 import metadata_service_pb2_grpc as pb_grpc
+from millstream_raft.directory_errors import DirectoryDamaged
+from millstream_raft.journal_format import decode_file
+from millstream_raft.vote import decode_vote
 from millstream_server.local_cluster import LocalCluster, NodePlan
 from millstream_server.local_cluster.process import child_environment
 from tests.campaigns.metadata_calls import LINEARIZABLE
@@ -127,6 +130,41 @@ def test_replaced_disk_as_documented(quorum: Quorum) -> None:
         assert known <= topics(left)
         quorum.restart(gone.name)
         quorum.wait_ready()
+
+
+def cut_journal(node: NodePlan) -> bool:
+    """Cut the last two records off, of which nobody made a note yet; False if somebody did."""
+    journal, vote = (node.folder / "data/metadata" / name for name in ("journal", "vote"))
+    content = journal.read_bytes()
+    for _ in range(2):
+        content = content[: content.rindex(b"\xa7MSR")]
+    try:
+        mark = decode_vote(vote.read_bytes(), "vote").journal_mark
+        whole = decode_file(content, "journal", mark)
+    except DirectoryDamaged:
+        return False
+    journal.write_bytes(content)
+    return len(whole.entries) > 2
+
+
+def test_voter_whose_journal_was_cut_is_told_stops_and_heals(quorum: Quorum) -> None:
+    leader = quorum.leader()
+    cut = next(node for node in quorum.voters if node.name != leader)
+    create(quorum, *(f"before-{number}" for number in range(20)))
+    quorum.kill(cut.name)
+    while not cut_journal(cut):
+        quorum.restart(cut.name)
+        quorum.wait_ready()
+        create(quorum, f"again-{len(topics(cut))}")
+        quorum.kill(cut.name)
+    quorum.restart(cut.name)
+    wait_ended(quorum.cluster, cut)
+    assert f"voter {cut.node_id} lost entries that it had acknowledged" in said(cut)
+    quorum.restart(cut.name)
+    quorum.wait_ready()
+    assert "raft voter holds everything again and votes" in said(cut)
+    create(quorum, "after")
+    assert "after" in topics(cut)
 
 
 def test_two_lost_disks_are_not_replaced(quorum: Quorum) -> None:
