@@ -23,8 +23,10 @@ OPTIONS: ChannelOptions = (
     ("grpc.keepalive_timeout_ms", 3_000),
     # A restarted node must be found again at once, not after the default two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # For so long an attempt to connect may take, whatever gRPC calls it: a node that is busy, or a
+    # TLS handshake between zones, takes more than the shortest pause between attempts.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
     # Retries are ours: gRPC does not know which of them are safe.
     ("grpc.enable_retries", 0),
     # Nodes reach one another directly; a proxy of the environment is for other programs.

@@ -1,0 +1,1 @@
+"""Faults put upon a cluster of real processes: on its links, its processes and its disks."""
