@@ -1,10 +1,10 @@
 """``make sim``: seeded schedules of faults on a whole simulated cluster; no rule may break.
 
 Variables: SEEDS, FIRST_SEED, MINUTES (go on until so many are over, whatever SEEDS), REPLICAS (of
-the topics), RESUME (a file that keeps the totals, so that a campaign can be interrupted and goes on
-with the next seed), CHECK_EVERY (events between two looks at all nodes), SHRINK=0 (print failing
-schedules as they are). Each failing seed is shrunk and told as a story on stderr; FIRST_SEED=<it>
-SEEDS=1 plays it again.
+the topics; unset: each seed draws 1 or 3), RESUME (a file that keeps the totals, so that a campaign
+can be interrupted and goes on with the next seed), CHECK_EVERY (events between two looks at all
+nodes), SHRINK=0 (print failing schedules as they are). Each failing seed is shrunk and told as a
+story on stderr; FIRST_SEED=<it> SEEDS=1 plays it again.
 """
 
 import json
@@ -74,7 +74,7 @@ def _load(path: Path | None, first_seed: int) -> Totals:
 def main() -> int:
     """Exit code 0 if nothing broke and everything was exercised."""
     seeds, first_seed = integer("SEEDS", 100), integer("FIRST_SEED", 1)
-    minutes, replicas = integer("MINUTES", 0), integer("REPLICAS", 1)
+    minutes, replicas = integer("MINUTES", 0), integer("REPLICAS", 0)
     shrinks = bool(integer("SHRINK", 1))
     resume = Path(os.environ["RESUME"]) if os.environ.get("RESUME") else None
     totals = _load(resume, first_seed)

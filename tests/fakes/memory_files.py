@@ -209,6 +209,14 @@ class MemoryFiles:
             )
         return copied
 
+    def paths(self) -> list[str]:
+        """Every file that programs see, sorted."""
+        return sorted(
+            posixpath.join(path, name)
+            for path, folder in self._folders.items()
+            for name in folder.cached
+        )
+
     def content(self, path: str) -> bytes:
         """What programs see of a file."""
         return bytes(self._inode(path).cached)

@@ -96,7 +96,7 @@ def test_a_sync_that_does_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> N
     found: set[str] = set()
     for seed in range(1, 10):
         cuts = tuple(Fault(3.0 + 1.5 * number, "power_all", 0, 0, 0.0, 0.2) for number in range(2))
-        found |= play(draw_plan(seed).with_faults(cuts)).names
+        found |= play(draw_plan(seed, replication_factor=1).with_faults(cuts)).names
         if found:
             break
     assert found

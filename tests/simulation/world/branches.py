@@ -5,6 +5,7 @@ the simulator. What is seen are steps of the image, the brokers' own counters an
 from collections import Counter
 
 from millstream_raft.delta import Delta
+from millstream_raft.image import PartitionState
 from millstream_server.broker.app import BrokerApp
 from tests.simulation.world.nodes import BrokerMachine
 from tests.simulation.world.world import World
@@ -17,14 +18,32 @@ WANTED = (
     "2: leader changed",
     "3: broker fenced",
     "3: broker registered again",
+    "3: broker asked to stop",
+    "4: in-sync set grew",
+    "4: in-sync set shrank",
     "5: partition without a leader",
+    "6: eligible leader kept",
+    "6: eligible leaders forgotten",
+    "7: last known eligible leader kept",
+    "7: recovering leader elected",
+    "7: recovery over",
+    "7: recovery of a clean stop",
     "11: NOT_LEADER",
+    "11: NOT_ENOUGH_REPLICAS",
+    "11: NOT_ENOUGH_REPLICAS_AFTER_APPEND",
+    "13: FENCED_LEADER_EPOCH",
+    "13: UNKNOWN_LEADER_EPOCH",
+    "14: log cut to agree with its leader",
+    "18: OFFSET_NOT_AVAILABLE",
+    "21: OUT_OF_ORDER_SEQUENCE",
     "22: producer compared with its log",
     "32: directory offline",
+    "32: STORAGE_ERROR",
     "33: DISK_FULL",
     "34: recovery cut a torn tail",
+    "34: recovery found rot",
     "34: recovery of an unclean stop",
-    "7: recovery of a clean stop",
+    "37: empty directory",
 )
 
 
@@ -83,20 +102,22 @@ class Branches:
                 if was is not now:
                     self._partition_stepped(was, now)
 
-    def _partition_stepped(self, was: object, now: object) -> None:
-        before, after = was, now
-        names = {
-            "leader_id": "2: leader changed",
-            "isr": "4: in-sync set changed",
-            "elr": "6: eligible leaders changed",
-            "last_known_elr": "7: last known eligible leaders changed",
-            "recovering": "7: recovering changed",
+    def _partition_stepped(self, before: PartitionState, after: PartitionState) -> None:
+        steps = {
+            "2: leader changed": before.leader_id != after.leader_id,
+            "4: in-sync set grew": bool(set(after.isr) - set(before.isr)),
+            "4: in-sync set shrank": bool(set(before.isr) - set(after.isr)),
+            "5: partition without a leader": after.leader_id is None,
+            "6: eligible leader kept": bool(set(after.elr) - set(before.elr)),
+            "6: eligible leaders forgotten": bool(before.elr and not after.elr),
+            "7: last known eligible leader kept": bool(
+                set(after.last_known_elr) - set(before.last_known_elr)
+            ),
+            "7: recovering leader elected": after.recovering and not before.recovering,
+            "7: recovery over": before.recovering and not after.recovering,
+            "4: replicas reassigned": before.replicas != after.replicas,
         }
-        for field, name in names.items():
-            if getattr(before, field) != getattr(after, field):
-                self.note(name, 1)
-        if getattr(after, "leader_id") is None:  # noqa: B009 - typed as object on purpose
-            self.note("5: partition without a leader", 1)
+        self._counts.update(name for name, seen in steps.items() if seen)
 
     def counts(self) -> dict[str, int]:
         """All branches seen."""

@@ -36,6 +36,10 @@ class Invariants:
         self._logs_at = 0.0
         # Keys whose acknowledged records may be lost: their promise was outdone.
         self.excused: set[LogKey] = set()
+        # Brokers on whose disks something was damaged: their files prove nothing.
+        self.rotten_hosts: set[str] = set()
+        # Logs that were cut or begun anew.
+        self.truncations = 0
         # Topic ids by name, for the history's keys.
         self.topic_names: dict[bytes, str] = {}
         # (key, leader epoch) → the broker that leads in it.
@@ -158,7 +162,8 @@ class Invariants:
             assert machine.process is not None
             name = machine.process.name
             for key, replica in machine.app.hosted.replicas.items():
-                if replica.log.failure is None and replica.state.role is not Role.IDLE:
+                sound = replica.log.failure is None and machine.host not in self.rotten_hosts
+                if sound and replica.state.role is not Role.IDLE:
                     self._look_at_log(machine, name, key, replica)
 
     def _look_at_log(self, machine: BrokerMachine, name: str, key: LogKey, replica: Any) -> None:
@@ -166,6 +171,7 @@ class Invariants:
         generation = scan.generation
         new = scan.take(machine.disk, replica.log)
         if generation != scan.generation:
+            self.truncations += generation >= 0
             self._compared[name, key] = 0
         where = f"{machine.host} {replica.state.topic}-{key[1]}"
         for batch in new:
@@ -199,7 +205,7 @@ class Invariants:
             for replica in machine.app.hosted.replicas.values():
                 log = replica.log
                 scan = LogScan()
-                if log.failure is not None or log.start_offset:
+                if log.failure is not None or log.start_offset or machine.host in self.rotten_hosts:
                     continue
                 scan.take(machine.disk, log)
                 table = ProducerTable()

@@ -3,22 +3,26 @@
 from collections.abc import Callable
 
 from tests.fakes.memory_files import Fault as DiskFault
+from tests.simulation.world.administration import Operator
 from tests.simulation.world.nodes import BrokerMachine, Machine
-from tests.simulation.world.plan import Fault
+from tests.simulation.world.plan import Fault, Plan
 from tests.simulation.world.world import World
 
 
 class FaultInjector:
     """Called by the schedule; every fault that struck is counted and told."""
 
-    def __init__(self, world: World, churn: Callable[[Fault], None]) -> None:
+    def __init__(self, world: World, plan: Plan, operator: Operator) -> None:
         self._world = world
-        self._churn = churn
+        self._plan = plan
+        self._operator = operator
         self.struck: dict[str, int] = {}
         # What happened, in words.
         self.story: list[str] = []
         # Brokers that may have lost what they had in memory.
         self.lossy_hosts: set[str] = set()
+        # Brokers of which something on the disk was damaged or taken away; one at most.
+        self.rotten_hosts: set[str] = set()
 
     def strike(self, fault: Fault) -> None:
         """Make a fault happen now."""
@@ -247,6 +251,33 @@ class FaultInjector:
         self._later(fault, end)
         return f"the disk of {machine.host} has {room} bytes left for {fault.lasts_s:.2f} s"
 
+    def _may_rot(self) -> bool:
+        """Only what is replicated survives a disk, and only one disk at a time."""
+        replicated = all(topic.replication_factor >= 3 for topic in self._plan.topics)
+        return replicated and not self.rotten_hosts
+
+    def _wipe(self, fault: Fault) -> str | None:
+        machine = self._broker(fault)
+        if machine is None or not self._may_rot():
+            return None
+        machine.kill()
+        machine.wipe()
+        self.rotten_hosts.add(machine.host)
+        self.lossy_hosts.add(machine.host)
+        self._later(fault, lambda: self.boot(machine))
+        return f"{machine.host} loses its disk and gets an empty one"
+
+    def _rot(self, fault: Fault) -> str | None:
+        machine = self._broker(fault)
+        if machine is None or not self._may_rot():
+            return None
+        path = machine.rot(fault.second, fault.amount)
+        if path is None:
+            return None
+        self.rotten_hosts.add(machine.host)
+        self.lossy_hosts.add(machine.host)
+        return f"a byte of {path} on {machine.host} flips"
+
     # Clocks and metadata
 
     def _wall_jump(self, fault: Fault) -> str | None:
@@ -265,8 +296,19 @@ class FaultInjector:
         return "the leader of the quorum loses its place"
 
     def _topic_churn(self, fault: Fault) -> str | None:
-        self._churn(fault)
+        self._operator.churn(fault)
         return "a topic is created, or deleted and created again"
+
+    def _elect_preferred(self, fault: Fault) -> str:
+        self._operator.elect_preferred()
+        return "preferred leaders are to be elected"
+
+    def _reassign(self, fault: Fault) -> str | None:
+        topic = self._plan.topics[fault.first % len(self._plan.topics)]
+        if topic.replication_factor < 2:
+            return None
+        self._operator.reassign(topic, fault)
+        return f"a partition of {topic.name} is to be replicated by other brokers"
 
     # The end
 

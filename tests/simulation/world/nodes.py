@@ -144,6 +144,25 @@ class Machine:
             self.kill()
         self.disk.power_loss(self.world.faults_random, keep)
 
+    def wipe(self) -> None:
+        """The disk is replaced by an empty one."""
+        before, self.disk.before = self.disk.before, None
+        self.disk.remove_tree("/data")
+        self.disk.make_directory("/data")
+        self.disk.before = before
+
+    def rot(self, number: int, where: float) -> str | None:
+        """Flip a byte of a log; returns which file, None if there is none yet."""
+        found = [path for path in self.disk.paths() if path.endswith(".log")]
+        found = [path for path in found if len(self.disk.content(path)) > 0]
+        if not found:
+            return None
+        path = found[number % len(found)]
+        content = bytearray(self.disk.content(path))
+        content[int(where * len(content))] ^= 1 << number % 8
+        self.disk.damage(path, bytes(content))
+        return path
+
     def terminate(self) -> None:
         """SIGTERM: stop in an orderly way, then end."""
         assert self.process is not None

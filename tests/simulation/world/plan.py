@@ -29,6 +29,10 @@ CLASSES: dict[str, tuple[float, float]] = {
     "wall_jump": (0.2, 0.0),
     "step_down": (0.4, 0.0),
     "topic_churn": (0.3, 1.0),
+    "elect_preferred": (0.3, 0.0),
+    "reassign": (0.4, 0.0),
+    "wipe": (0.2, 2.0),
+    "rot": (0.2, 0.0),
 }
 
 
@@ -108,9 +112,11 @@ class Plan:
         return replace(self, faults=faults)
 
 
-def draw_plan(seed: int, *, faults: bool = True, replication_factor: int = 1) -> Plan:
-    """The schedule of a seed."""
+def draw_plan(seed: int, *, faults: bool = True, replication_factor: int = 0) -> Plan:
+    """The schedule of a seed. Without a replication factor the seed draws one, mostly three."""
     random = Random(f"{seed}/plan")
+    drawn = random.choice((1, 3, 3, 3))
+    replication_factor = replication_factor or drawn
     brokers = 3
     lasts_s = random.uniform(6, 16)
     topics = tuple(_topic(random, number, replication_factor) for number in range(2))

@@ -1,26 +1,21 @@
 """Plays one schedule: a world, its clients and its faults, then healing, draining and judging."""
 
-import asyncio
 import random as random_module
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from millstream._client import methods
-from millstream._client.async_io import AsyncClient
-from millstream._client.config import ClientConfig
-from millstream._errors import MillstreamError
-from millstream.v1 import metadata_service_pb2 as metadata
 from millstream_server.broker.partition import Role
 from millstream_server.storage.errors import StorageError
 from tests.checker.history import History, Send
 from tests.checker.judge import Expectations, judge
+from tests.simulation.world.administration import Operator
 from tests.simulation.world.branches import Branches
 from tests.simulation.world.checks import Invariants, Violation
-from tests.simulation.world.clients import Reader, Writer, client_process, opener
+from tests.simulation.world.clients import Reader, Writer
 from tests.simulation.world.faults import FaultInjector
 from tests.simulation.world.loop import Deadlock
-from tests.simulation.world.plan import Fault, Plan, TopicPlan
+from tests.simulation.world.plan import Fault, Plan
 from tests.simulation.world.quorum import QuorumFaults
 from tests.simulation.world.world import World, simulation
 
@@ -69,12 +64,11 @@ class _Schedule:
         self._report = Report(plan.seed)
         self.history = History()
         self._invariants = Invariants(world, self.history, check_every)
-        self._injector = FaultInjector(world, self._churn)
+        self._operator = Operator(world)
+        self._injector = FaultInjector(world, plan, self._operator)
         self._branches = Branches(world)
         self._writers: list[Writer] = []
         self._readers: list[Reader] = []
-        self._admin: Any = None
-        self._made: set[str] = set()
         self._replicated = any(topic.replication_factor > 1 for topic in plan.topics)
         world.network.delay_s = plan.delay_s
         for machine, drift in zip(world.brokers, plan.drift_ppm, strict=True):
@@ -115,10 +109,10 @@ class _Schedule:
     def _play(self) -> None:
         world, plan = self._world, self._plan
         world.boot_all()
-        self._start_admin()
         for topic in plan.topics:
-            self._admin.spawn(self._create(topic))
-        self._until(lambda: len(self._made) == len(plan.topics), _SETTLE_S, "no-topics")
+            self._operator.create(topic)
+        made = self._operator.made
+        self._until(lambda: len(made) == len(plan.topics), _SETTLE_S, "no-topics")
         for fault in plan.faults:
             world.loop.call_in(fault.at, self._strike, fault)
         self._start_clients()
@@ -130,6 +124,7 @@ class _Schedule:
 
     def _strike(self, fault: Fault) -> None:
         self._injector.strike(fault)
+        self._invariants.rotten_hosts = self._injector.rotten_hosts
         self._excuse()
 
     def _start_clients(self) -> None:
@@ -250,6 +245,7 @@ class _Schedule:
         self._invariants.look()
         self._invariants.look_at_logs()
         self._branches.note("producers_compared", self._invariants.producers_match_logs())
+        self._branches.note("14: log cut to agree with its leader", self._invariants.truncations)
         excused = {self._name_of(key) for key in self._invariants.excused}
         found = judge(self.history, Expectations(excused=self._is_excused))
         for anomaly in found:
@@ -279,54 +275,3 @@ class _Schedule:
         if send.durability.startswith("LEADER") and self._replicated:
             return True
         return send.key in {self._name_of(key) for key in self._invariants.excused}
-
-    # Administration
-
-    def _start_admin(self) -> None:
-        self._admin = client_process(self._world, "admin")
-        self._client = AsyncClient(
-            ClientConfig.resolve(
-                None,
-                bootstrap_servers=",".join(one.address for one in self._world.brokers),
-                default_api_timeout_ms=20_000,
-            ),
-            clock=self._admin,
-            chance=self._admin.random,
-            open_channel=opener(self._world, self._admin),
-        )
-
-    async def _create(self, topic: TopicPlan) -> None:
-        request = metadata.CreateTopicRequest(
-            name=topic.name,
-            partition_count=topic.partitions,
-            replication_factor=topic.replication_factor,
-            configs=dict(topic.configs),
-        )
-        while topic.name not in self._made:
-            try:
-                await self._client.start()
-                await self._client.call(methods.CREATE_TOPIC, request)
-                self._made.add(topic.name)
-            except MillstreamError as error:
-                self._world.count(f"admin_error_{error.code}")
-                if error.code == "TOPIC_ALREADY_EXISTS":
-                    self._made.add(topic.name)
-                await asyncio.sleep(_STEP_S)
-
-    def _churn(self, fault: Fault) -> None:
-        self._admin.spawn(self._create_or_delete(f"churn{fault.second % 2}"))
-
-    async def _create_or_delete(self, name: str) -> None:
-        call = self._client.call
-        try:
-            await call(methods.DELETE_TOPIC, metadata.DeleteTopicRequest(name=name))
-        except MillstreamError as error:
-            self._world.count(f"admin_error_{error.code}")
-        try:
-            await call(
-                methods.CREATE_TOPIC,
-                metadata.CreateTopicRequest(name=name, partition_count=1, replication_factor=1),
-            )
-            self._world.count("topics_churned")
-        except MillstreamError as error:
-            self._world.count(f"admin_error_{error.code}")

@@ -1,0 +1,103 @@
+"""The operator of the simulated cluster: makes topics, and changes them while faults strike."""
+
+import asyncio
+from collections.abc import Awaitable
+
+from millstream._client import methods
+from millstream._client.async_io import AsyncClient
+from millstream._client.config import ClientConfig
+from millstream._errors import MillstreamError
+from millstream.v1 import metadata_service_pb2 as metadata
+from tests.simulation.world.clients import client_process, opener
+from tests.simulation.world.plan import Fault, TopicPlan
+from tests.simulation.world.world import World
+
+_RETRY_S = 0.25
+
+
+class Operator:
+    """A client with the SDK's own calls; what they do is counted."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.process = client_process(world, "admin")
+        self.made: set[str] = set()
+        self._client = AsyncClient(
+            ClientConfig.resolve(
+                None,
+                bootstrap_servers=",".join(one.address for one in world.brokers),
+                default_api_timeout_ms=20_000,
+            ),
+            clock=self.process,
+            chance=self.process.random,
+            open_channel=opener(world, self.process),
+        )
+
+    def create(self, topic: TopicPlan) -> None:
+        """Make a topic, however often that takes."""
+        self.process.spawn(self._create(topic))
+
+    async def _create(self, topic: TopicPlan) -> None:
+        request = metadata.CreateTopicRequest(
+            name=topic.name,
+            partition_count=topic.partitions,
+            replication_factor=topic.replication_factor,
+            configs=dict(topic.configs),
+        )
+        while topic.name not in self.made:
+            try:
+                await self._client.start()
+                await self._client.call(methods.CREATE_TOPIC, request)
+                self.made.add(topic.name)
+            except MillstreamError as error:
+                if error.code == "TOPIC_ALREADY_EXISTS":
+                    self.made.add(topic.name)
+                await asyncio.sleep(_RETRY_S)
+
+    def churn(self, fault: Fault) -> None:
+        """Delete a topic and create it again under its name."""
+        self.process.spawn(self._churn(f"churn{fault.second % 2}"))
+
+    async def _churn(self, name: str) -> None:
+        call = self._client.call
+        await self._try(call(methods.DELETE_TOPIC, metadata.DeleteTopicRequest(name=name)))
+        request = metadata.CreateTopicRequest(name=name, partition_count=1, replication_factor=1)
+        if await self._try(call(methods.CREATE_TOPIC, request)):
+            self._world.count("topics_churned")
+
+    def elect_preferred(self) -> None:
+        """Bring every partition to the first of its replicas."""
+        self.process.spawn(self._elect())
+
+    async def _elect(self) -> None:
+        request = metadata.ElectLeadersRequest(kind=metadata.ELECTION_KIND_PREFERRED)
+        if await self._try(self._client.call(methods.ELECT_LEADERS, request)):
+            self._world.count("preferred_elections")
+
+    def reassign(self, topic: TopicPlan, fault: Fault) -> None:
+        """Have a partition replicated by other brokers, in another order."""
+        brokers = [machine.node_id for machine in self._world.brokers]
+        begin = fault.second % len(brokers)
+        ring = brokers[begin:] + brokers[:begin]
+        replicas = ring[: 2 if fault.amount < 0.5 else 3]
+        self.process.spawn(self._reassign(topic, fault.first % topic.partitions, replicas))
+
+    async def _reassign(self, topic: TopicPlan, partition: int, replicas: list[int]) -> None:
+        try:
+            topic_id = (await self._client.topic(topic.name)).topic_id
+        except MillstreamError as error:
+            self._world.count(f"admin_error_{error.code}")
+            return
+        request = metadata.AlterPartitionReassignmentsRequest()
+        request.partitions.add(topic_id=topic_id, partition=partition, replica_ids=replicas)
+        call = self._client.call(methods.ALTER_PARTITION_REASSIGNMENTS, request)
+        if await self._try(call):
+            self._world.count("reassignments")
+
+    async def _try(self, call: Awaitable[object]) -> bool:
+        try:
+            await call
+        except MillstreamError as error:
+            self._world.count(f"admin_error_{error.code}")
+            return False
+        return True
