@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from millstream.v1 import errors_pb2 as errors
 from millstream.v1 import metadata_service_pb2 as metadata
 from millstream.v1 import metadata_service_pb2_grpc as metadata_grpc
 from tests.fakes import broker as fake
@@ -68,6 +69,11 @@ class FakeMetadataServicer(metadata_grpc.MetadataServiceServicer):
             version=self._cluster.version,
             controller_id=1,
             nodes=self._nodes(),
+            loads=[
+                metadata.BrokerLoad(node_id=each.node_id, leader_count=2, replica_count=5)
+                for each in self._cluster.brokers
+                if request.include_loads
+            ],
         )
 
     def ListTopics(self, request: Any, context: Any) -> Any:
@@ -168,6 +174,57 @@ class FakeMetadataServicer(metadata_grpc.MetadataServiceServicer):
     def UnregisterNode(self, request: Any, context: Any) -> Any:
         self._note("UnregisterNode", request, context)
         return metadata.UnregisterNodeResponse(version=self._cluster.version)
+
+    def ElectLeaders(self, request: Any, context: Any) -> Any:
+        self._note("ElectLeaders", request, context)
+        answer = metadata.ElectLeadersResponse(version=self._cluster.version)
+        for target in request.partitions:
+            refused = target.partition > 0
+            answer.results.add(
+                topic_id=target.topic_id,
+                partition=target.partition,
+                error=errors.ERROR_REASON_ELECTION_NOT_NEEDED if refused else 0,
+                leader_id=target.replica_id or 1,
+            )
+        if not request.partitions:
+            asked = sum(name == "ElectLeaders" for name, _ in self._cluster.calls)
+            topic = next(iter(self._cluster.topics.values()))
+            answer.results.add(topic_id=topic.topic_id, partition=asked - 1, leader_id=1)
+            answer.remaining = max(0, 2 - asked)
+        return answer
+
+    def AlterPartitionReassignments(self, request: Any, context: Any) -> Any:
+        self._note("AlterPartitionReassignments", request, context)
+        answer = metadata.AlterPartitionReassignmentsResponse(version=self._cluster.version)
+        for wanted in request.partitions:
+            answer.results.add(
+                topic_id=wanted.topic_id,
+                partition=wanted.partition,
+                replica_ids=wanted.replica_ids or range(1, 1 + wanted.replication_factor),
+            )
+        return answer
+
+    def ListPartitionReassignments(self, request: Any, context: Any) -> Any:
+        self._note("ListPartitionReassignments", request, context)
+        moving = metadata.OngoingReassignment(
+            topic="a",
+            partition=len(request.page_token),
+            target_replica_ids=[2],
+            adding_replica_ids=[2],
+        )
+        return metadata.ListPartitionReassignmentsResponse(
+            reassignments=[moving],
+            next_page_token="" if request.page_token else "x",
+            throttle_bytes_per_s=7,
+        )
+
+    def DecommissionBroker(self, request: Any, context: Any) -> Any:
+        self._note("DecommissionBroker", request, context)
+        return metadata.DecommissionBrokerResponse(replica_count=3)
+
+    def DrainBroker(self, request: Any, context: Any) -> Any:
+        self._note("DrainBroker", request, context)
+        return metadata.DrainBrokerResponse(version=self._cluster.version)
 
     def DescribeQuorum(self, request: Any, context: Any) -> Any:
         self._note("DescribeQuorum", request, context)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from millstream._admin.async_admin import AsyncAdmin
     from millstream._admin.sync_admin import Admin
     from millstream._admin.types import (
+        BrokerInfo,
         ClusterDescription,
         ConfigValue,
         GroupDescription,
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
         NewTopic,
         OffsetInfo,
         OffsetSpec,
+        PartitionReassignments,
         QuorumDescription,
         QuorumNodeInfo,
+        ReassignmentInfo,
     )
     from millstream._client.cluster import NodeInfo, PartitionInfo, TopicInfo
     from millstream._client.config import AdminConfig, ConsumerConfig, ProducerConfig
@@ -57,6 +60,7 @@ __version__ = "0.1.0"
 # Where each name comes from; a test holds this, `__all__` and the imports above together.
 _MODULES = {
     "_admin.types": (
+        "BrokerInfo",
         "ClusterDescription",
         "ConfigValue",
         "GroupDescription",
@@ -68,8 +72,10 @@ _MODULES = {
         "NewTopic",
         "OffsetInfo",
         "OffsetSpec",
+        "PartitionReassignments",
         "QuorumDescription",
         "QuorumNodeInfo",
+        "ReassignmentInfo",
     ),
     "_admin.async_admin": ("AsyncAdmin",),
     "_consumer.async_consumer": ("AsyncConsumer",),
@@ -100,6 +106,7 @@ __all__ = [
     "AsyncProducer",
     "AsyncReceipt",
     "AsyncReceipts",
+    "BrokerInfo",
     "ClusterDescription",
     "ConfigValue",
     "Consumer",
@@ -121,10 +128,12 @@ __all__ = [
     "OffsetInfo",
     "OffsetSpec",
     "PartitionInfo",
+    "PartitionReassignments",
     "Producer",
     "ProducerConfig",
     "QuorumDescription",
     "QuorumNodeInfo",
+    "ReassignmentInfo",
     "RebalanceListener",
     "Receipt",
     "Receipts",

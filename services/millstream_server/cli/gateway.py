@@ -27,6 +27,65 @@ def unregister_node(admin: "Admin", node_id: int) -> None:
     admin.unregister_node(node_id)
 
 
+def describe_brokers(admin: "Admin") -> list[dict[str, Any]]:
+    """The brokers with what they hold, by id."""
+    found = [_record(broker) for broker in admin.describe_brokers()]
+    return [{**broker.pop("node"), **broker} for broker in found]
+
+
+def drain_broker(admin: "Admin", node_id: int) -> None:
+    """Move leaders and shards away from a node. Raises UnknownNodeError."""
+    admin.drain_broker(node_id)
+
+
+def decommission_broker(admin: "Admin", node_id: int, *, cancel: bool) -> int:
+    """Begin to empty a broker, or stop; how many replicas it has. Raises UnknownNodeError or
+    InvalidReplicationFactorError."""
+    return admin.decommission_broker(node_id, cancel=cancel)
+
+
+def elect_leaders(
+    admin: "Admin", kind: str, places: Mapping[Place, int | None] | None
+) -> list[dict[str, Any]]:
+    """Elect leaders of the places, or of all that need it; the leaders elected."""
+    from millstream import TopicPartition
+
+    wanted = None
+    if places is not None:
+        wanted = {TopicPartition(*place): replica for place, replica in places.items()}
+    elected = admin.elect_leaders(kind, wanted)
+    return [
+        {"topic": place.topic, "partition": place.partition, "leaderId": leader_id}
+        for place, leader_id in elected.items()
+    ]
+
+
+def reassign(
+    admin: "Admin",
+    targets: Mapping[Place, Sequence[int] | int | None],
+    throttle_bytes_per_s: int | None,
+    *,
+    validate_only: bool,
+) -> list[dict[str, Any]]:
+    """Move partitions to brokers, to a number of them, or (None) stop; the replicas in the end."""
+    from millstream import TopicPartition
+
+    replicas = admin.alter_partition_reassignments(
+        {TopicPartition(*place): target for place, target in targets.items()},
+        throttle_bytes_per_s=throttle_bytes_per_s,
+        validate_only=validate_only,
+    )
+    return [
+        {"topic": place.topic, "partition": place.partition, "replicaIds": list(ids)}
+        for place, ids in replicas.items()
+    ]
+
+
+def reassignments(admin: "Admin", topics: Sequence[str]) -> dict[str, Any]:
+    """The partitions that are being moved, of the topics (none: all), and the throttle."""
+    return _record(admin.list_partition_reassignments(list(topics)))
+
+
 def list_topics(admin: "Admin", *, include_internal: bool) -> list[dict[str, Any]]:
     """All topics, whole, by name."""
     return [_record(topic) for topic in admin.list_topics(include_internal=include_internal)]

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from millstream_server.cli import (
+    broker_commands,
     cluster_commands,
     completion_command,
     config_command,
@@ -16,6 +17,7 @@ from millstream_server.cli import (
     health_command,
     log_commands,
     node_commands,
+    partition_commands,
     produce_command,
     registration_commands,
     topic_commands,
@@ -48,6 +50,8 @@ _MODULES = (
     topic_commands,
     group_commands,
     cluster_commands,
+    broker_commands,
+    partition_commands,
     health_command,
     node_commands,
     registration_commands,

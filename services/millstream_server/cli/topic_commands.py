@@ -29,6 +29,9 @@ _PARTITION_COLUMNS = (
     Column("epoch", "leaderEpoch", right=True),
     Column("replicas", "replicaIds"),
     Column("in sync", "inSyncReplicaIds"),
+    Column("min in sync", "minInSyncReplicas", right=True),
+    Column("state", "state"),
+    Column("eligible", "eligibleLeaderReplicaIds", wide=True),
     Column("start offset", "logStartOffset", right=True),
     Column("end offset", "highWatermark", right=True),
     Column("partition epoch", "partitionEpoch", wide=True, right=True),
@@ -129,8 +132,25 @@ def describe(invocation: Invocation, topics: _TOPICS) -> None:
             bounds = ends.get((topic["name"], partition["partition"]))
             if bounds is not None:
                 partition["logStartOffset"], partition["highWatermark"] = bounds
-    tables = [Table(_PARTITION_COLUMNS, topic["partitions"], _title(topic)) for topic in found]
+    tables = [
+        Table(
+            _PARTITION_COLUMNS, [_partition_row(one) for one in topic["partitions"]], _title(topic)
+        )
+        for topic in found
+    ]
     invocation.output.show(found, *tables)
+
+
+def _partition_row(partition: dict[str, Any]) -> dict[str, Any]:
+    flags = {
+        "no leader": partition["leaderId"] is None,
+        "recovering": partition["recovering"],
+        "under-replicated": partition["underReplicated"],
+        "under min in sync": partition["underMinInSyncReplicas"],
+        "moving": partition["addingReplicaIds"] or partition["removingReplicaIds"],
+        "damaged": partition["damagedReplicaIds"],
+    }
+    return {**partition, "state": ", ".join(name for name, on in flags.items() if on) or "ok"}
 
 
 def _title(topic: dict[str, Any]) -> str:

@@ -1,14 +1,16 @@
 """``Admin``: manages topics, groups and records, without an event loop."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from millstream._admin import groups as _groups
 from millstream._admin import logs as _logs
+from millstream._admin import replicas as _replicas
 from millstream._admin import topics as _topics
 from millstream._admin.flow import Ask, Flow, Pause, RequestSession
 from millstream._admin.types import (
+    BrokerInfo,
     ClusterDescription,
     ConfigValue,
     GroupDescription,
@@ -18,6 +20,7 @@ from millstream._admin.types import (
     NewTopic,
     OffsetInfo,
     OffsetSpec,
+    PartitionReassignments,
     QuorumDescription,
 )
 from millstream._client.clock import Clock
@@ -161,6 +164,59 @@ class Admin:
         """Forget a broker or coordinator that will not come back. Raises UnknownNodeError, and
         NodeInUseError while it is in its session, has replicas or owns shards."""
         self._run(_topics.unregister_node(self._session, node_id))
+
+    def elect_leaders(
+        self,
+        kind: str = "preferred",
+        partitions: Mapping[TopicPartition, int | None] | Iterable[TopicPartition] | None = None,
+    ) -> dict[TopicPartition, int]:
+        """Elect leaders of the partitions (None: of all that need it); returns those elected.
+
+        "preferred" lets the first replicas lead where they are in sync. "unclean" lets any replica
+        lead a partition without a leader, although acknowledged records may be lost; a mapping
+        names the replica. Raises ElectionNotNeededError or EligibleLeadersNotAvailableError.
+        """
+        return self._run(_replicas.elect_leaders(self._session, kind, partitions))
+
+    def alter_partition_reassignments(
+        self,
+        targets: Mapping[TopicPartition, Sequence[int] | int | None],
+        *,
+        throttle_bytes_per_s: int | None = None,
+        validate_only: bool = False,
+    ) -> dict[TopicPartition, tuple[int, ...]]:
+        """Move partitions to these brokers, or to so many of the cluster's choice; None stops a
+        move. Returns the replicas in the end. The throttle (bytes/s and leader; 0: none) holds for
+        all moves of the cluster, and stays as it is with None.
+
+        Raises InvalidReplicaAssignmentError, InvalidReplicationFactorError or
+        NoReassignmentInProgressError.
+        """
+        return self._run(
+            _replicas.alter_partition_reassignments(
+                self._session, targets, throttle_bytes_per_s, validate_only
+            )
+        )
+
+    def list_partition_reassignments(self, topics: Iterable[str] = ()) -> PartitionReassignments:
+        """The partitions that are being moved, of the topics (none: all)."""
+        return self._run(_replicas.list_partition_reassignments(topics))
+
+    def describe_brokers(self) -> list[BrokerInfo]:
+        """The brokers with what they hold, by id."""
+        return self._run(_replicas.describe_brokers())
+
+    def decommission_broker(self, node_id: int, *, cancel: bool = False) -> int:
+        """Take a broker out of the cluster: it gets no new replicas, and those that it has are
+        moved away bit by bit; ``describe_brokers`` tells how many are left. ``cancel`` stops that.
+        Returns how many it has. Raises UnknownNodeError or InvalidReplicationFactorError.
+        """
+        return self._run(_replicas.decommission_broker(self._session, node_id, cancel))
+
+    def drain_broker(self, node_id: int) -> None:
+        """Move all leaders and shards away from a node, until it is started again. Raises
+        UnknownNodeError."""
+        self._run(_replicas.drain_broker(self._session, node_id))
 
     def describe_quorum(self) -> QuorumDescription:
         """The metadata quorum: leader, term, and the log of each node."""

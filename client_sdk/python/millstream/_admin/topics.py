@@ -15,7 +15,7 @@ from millstream._client.cluster import TopicInfo, node_from_proto, topic_from_pr
 from millstream._errors import UnknownTopicError
 from millstream.v1 import metadata_service_pb2 as pb
 
-_LINEARIZABLE = pb.ReadConsistency(linearizable=True)
+LINEARIZABLE = pb.ReadConsistency(linearizable=True)
 _PAGE_SIZE = 1_000
 _POLL_MS = 50
 _SOURCES = {
@@ -55,7 +55,7 @@ def resolve(name: str) -> Flow[TopicInfo]:
     """
     answer = yield Ask(
         methods.DESCRIBE_TOPICS,
-        pb.DescribeTopicsRequest(names=[name], consistency=_LINEARIZABLE),
+        pb.DescribeTopicsRequest(names=[name], consistency=LINEARIZABLE),
     )
     return topic_from_proto(answer.topics[0])
 
@@ -86,7 +86,7 @@ def list_topics(include_internal: bool) -> Flow[list[TopicInfo]]:
                 page_size=_PAGE_SIZE,
                 page_token=token,
                 include_internal=include_internal,
-                consistency=_LINEARIZABLE,
+                consistency=LINEARIZABLE,
             ),
         )
         found += map(topic_from_proto, answer.topics)
@@ -127,7 +127,7 @@ def describe_configs(names: Iterable[str]) -> Flow[dict[str, dict[str, ConfigVal
     def describe(name: str) -> Flow[tuple[str, dict[str, ConfigValue]]]:
         answer = yield Ask(
             methods.DESCRIBE_CONFIGS,
-            pb.DescribeConfigsRequest(topic=name, consistency=_LINEARIZABLE),
+            pb.DescribeConfigsRequest(topic=name, consistency=LINEARIZABLE),
         )
         return name, {
             entry.key: ConfigValue(

@@ -39,6 +39,37 @@ class ClusterDescription:
 
 
 @dataclass(frozen=True, slots=True)
+class BrokerInfo:
+    """A broker and what it holds: partitions led, replicas, and those of them not in sync."""
+
+    node: NodeInfo
+    leader_count: int
+    replica_count: int
+    out_of_sync_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReassignmentInfo:
+    """A partition that is being moved; finished when all of the target are in sync."""
+
+    topic: str
+    partition: int
+    target_replica_ids: tuple[int, ...]
+    adding_replica_ids: tuple[int, ...]
+    removing_replica_ids: tuple[int, ...]
+    in_sync_replica_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionReassignments:
+    """The partitions that are being moved. ``throttle_bytes_per_s`` holds for each leader; 0: no
+    limit."""
+
+    reassignments: tuple[ReassignmentInfo, ...]
+    throttle_bytes_per_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class QuorumNodeInfo:
     """A metadata node. ``last_index`` and ``lag`` are None where they are not known."""
 

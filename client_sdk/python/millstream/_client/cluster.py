@@ -27,6 +27,8 @@ class NodeInfo:
     epoch: int = 0
     fenced: bool = False
     version: str = ""
+    shutting_down: bool = False
+    decommissioning: bool = False
 
     @property
     def address(self) -> str:
@@ -42,7 +44,8 @@ class NodeInfo:
 
 @dataclass(frozen=True, slots=True)
 class PartitionInfo:
-    """A partition; ``leader_id`` is None while it has no leader."""
+    """A partition; ``leader_id`` is None while it has no leader. What stands after the replicas is
+    known from descriptions only."""
 
     partition: int
     leader_id: int | None
@@ -51,6 +54,14 @@ class PartitionInfo:
     replica_ids: tuple[int, ...] = ()
     in_sync_replica_ids: tuple[int, ...] = ()
     eligible_leader_replica_ids: tuple[int, ...] = ()
+    min_in_sync_replicas: int = 0
+    under_replicated: bool = False
+    under_min_in_sync_replicas: bool = False
+    last_known_eligible_leader_ids: tuple[int, ...] = ()
+    recovering: bool = False
+    damaged_replica_ids: tuple[int, ...] = ()
+    adding_replica_ids: tuple[int, ...] = ()
+    removing_replica_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +105,9 @@ def node_from_proto(node: pb.Node) -> NodeInfo:
     """A node as clients see it."""
     roles = frozenset(_ROLE_NAMES[role] for role in node.roles if role in _ROLE_NAMES)
     return NodeInfo(
-        node.node_id, node.host, node.port, node.rack, roles, node.epoch, node.fenced, node.version
-    )
+        node.node_id, node.host, node.port, node.rack, roles, node.epoch, node.fenced,
+        node.version, node.shutting_down, node.decommissioning,
+    )  # fmt: skip
 
 
 def topic_from_proto(topic: pb.Topic) -> TopicInfo:
@@ -109,6 +121,14 @@ def topic_from_proto(topic: pb.Topic) -> TopicInfo:
             tuple(p.replica_ids),
             tuple(p.in_sync_replica_ids),
             tuple(p.eligible_leader_replica_ids),
+            p.min_in_sync_replicas,
+            p.under_replicated,
+            p.under_min_in_sync_replicas,
+            tuple(p.last_known_eligible_leader_ids),
+            p.recovering,
+            tuple(p.damaged_replica_ids),
+            tuple(p.adding_replica_ids),
+            tuple(p.removing_replica_ids),
         )
         for p in topic.partitions
     )

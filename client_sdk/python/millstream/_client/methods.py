@@ -100,6 +100,27 @@ FIND_COORDINATOR = Method(
 UNREGISTER_NODE = Method(
     _metadata("UnregisterNode"), metadata.UnregisterNodeRequest, metadata.UnregisterNodeResponse
 )
+ELECT_LEADERS = Method(
+    _metadata("ElectLeaders"), metadata.ElectLeadersRequest, metadata.ElectLeadersResponse
+)
+ALTER_PARTITION_REASSIGNMENTS = Method(
+    _metadata("AlterPartitionReassignments"),
+    metadata.AlterPartitionReassignmentsRequest,
+    metadata.AlterPartitionReassignmentsResponse,
+)
+LIST_PARTITION_REASSIGNMENTS = Method(
+    _metadata("ListPartitionReassignments"),
+    metadata.ListPartitionReassignmentsRequest,
+    metadata.ListPartitionReassignmentsResponse,
+)
+DECOMMISSION_BROKER = Method(
+    _metadata("DecommissionBroker"),
+    metadata.DecommissionBrokerRequest,
+    metadata.DecommissionBrokerResponse,
+)
+DRAIN_BROKER = Method(
+    _metadata("DrainBroker"), metadata.DrainBrokerRequest, metadata.DrainBrokerResponse
+)
 DESCRIBE_QUORUM = Method(
     _metadata("DescribeQuorum"), metadata.DescribeQuorumRequest, metadata.DescribeQuorumResponse
 )
