@@ -35,8 +35,9 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_timeout_ms", 2_000),
     # A restarted voter should be heard within an election, not after gRPC's default of 20 s.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 300),
+    # For so long an attempt to connect may take, whatever gRPC calls it.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
     # Never share a connection with other channels of the process to the same address.
     ("grpc.use_local_subchannel_pool", 1),
     # At most once: what may have arrived is never sent again.

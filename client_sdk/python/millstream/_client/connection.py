@@ -13,6 +13,8 @@ from millstream._errors import InvalidConfigError
 
 # One watch names at most so many topics; a client that uses more watches all of them.
 _WATCHED_TOPICS_MAX = 1_000
+# Kafka gives the setup of a connection 10 s; another broker may be asked sooner.
+_CONNECT_TIMEOUT_MS = 5_000
 
 
 def channel_options(config: ClientConfig) -> list[tuple[str, int | str]]:
@@ -26,7 +28,8 @@ def channel_options(config: ClientConfig) -> list[tuple[str, int | str]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", config.reconnect_backoff_ms),
-        ("grpc.min_reconnect_backoff_ms", config.reconnect_backoff_ms),
+        # For so long an attempt to connect may take, whatever gRPC calls it.
+        ("grpc.min_reconnect_backoff_ms", _CONNECT_TIMEOUT_MS),
         ("grpc.max_reconnect_backoff_ms", config.reconnect_backoff_max_ms),
         ("grpc.client_idle_timeout_ms", config.connections_max_idle_ms or 2_147_483_647),
         # Retries are ours: they follow the error table, not gRPC's status codes.
