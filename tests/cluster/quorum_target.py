@@ -16,6 +16,8 @@ from tests.fakes.authority import Authority, node_name
 
 CLUSTER_ID = "under-attack"
 METADATA, COORDINATORS = 3, 1
+# Only what callers do may change anything, not a machine that is busy for a moment.
+_PATIENT = {"raft.election.timeout.ms": 1_500, "broker.session.timeout.ms": 15_000}
 _WAIT_S = 10.0
 # The target is to refuse what is too large, not the caller.
 _OPTIONS = (("grpc.max_send_message_length", 64 << 20), ("grpc.use_local_subchannel_pool", 1))
@@ -46,6 +48,7 @@ class QuorumTarget:
             brokers=brokers,
             coordinators=COORDINATORS,
             cluster_id=CLUSTER_ID,
+            config=_PATIENT,
             node_configs=node_configs,
         )
 
