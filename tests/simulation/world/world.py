@@ -117,6 +117,8 @@ def simulation(make: Callable[[], World]) -> Generator[World, None, None]:
     before = structlog.get_config()
     collecting = gc.isenabled()
     gc.disable()
+    # What was there before is not looked at again when the world is taken apart.
+    gc.freeze()
     world = make()
 
     def keep(_: Any, __: str, event: dict[str, Any]) -> Any:
@@ -143,6 +145,7 @@ def simulation(make: Callable[[], World]) -> Generator[World, None, None]:
         yield world
     finally:
         world.close()
+        gc.unfreeze()
         structlog.configure(**before)
         if collecting:
             gc.enable()
