@@ -57,9 +57,11 @@ async def nodes():  # type: ignore[no-untyped-def]
         await server.stop(None)
 
 
-def client_of(*addresses: str) -> tuple[MetadataChannels, ControllerClient]:
+def client_of(
+    *addresses: str, config: ClusterConfig = CONFIG
+) -> tuple[MetadataChannels, ControllerClient]:
     channels = MetadataChannels(list(enumerate(addresses, 1)))
-    return channels, ControllerClient(channels, CONFIG, SystemClock(), random.Random(1))
+    return channels, ControllerClient(channels, config, SystemClock(), random.Random(1))
 
 
 def delete() -> pb.ExecuteRequest:
@@ -138,7 +140,8 @@ async def test_an_election_ends_the_call_to_a_hung_controller_and_keeps_the_requ
 ) -> None:
     _, two = nodes
     async with image_servers(1) as (hung,):
-        channels, client = client_of(hung.address, two.address)
+        patient = ClusterConfig(try_timeout_ms=60_000)
+        channels, client = client_of(hung.address, two.address, config=patient)
         request = delete()
         request.delete_topic.request_id.session_id = 41
         client.controller_elected(1, epoch=1)
