@@ -41,21 +41,21 @@ class Invariants:
 
 
 def _counted_but_not_held(node: int, leader: View, voters: Mapping[int, View]) -> Iterator[Broken]:
-    """A leader counts an entry for a voter only if that voter holds it (matchIndex of figure 3.1;
-    by the log matching property of section 3.5 it then holds all before). Once a voter is in a
-    newer term, another leader may have replaced what it held."""
+    """A leader counts an entry for a voter only if that voter said so in the leader's own term, and
+    holds it (matchIndex of figure 3.1; by the log matching property of section 3.5 it then holds
+    all before). Once a voter is in a newer term, another leader may have replaced what it held."""
     for other, index in leader.matches.items():
         voter = voters[other]
+        where = f"leader {node}, voter {other}: {index}"
         if voter.term > leader.term:
             continue
+        if index > 0 and voter.term < leader.term:
+            yield "a leader counts for its term what an older one was told", where
         term = leader.term_at(index)
         if index > leader.entries[-1].index:
-            yield "a leader counts entries beyond its own log", f"leader {node}: {index}"
+            yield "a leader counts entries beyond its own log", where
         elif term is not None and not voter.holds(Position(index, term)):
-            yield (
-                "a leader counts entries that a voter lacks",
-                f"leader {node}, voter {other}: {index}",
-            )
+            yield "a leader counts entries that a voter lacks", where
 
 
 def _committed_by_few(node: int, view: View, voters: Mapping[int, View]) -> Iterator[Broken]:
