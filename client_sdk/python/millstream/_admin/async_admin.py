@@ -184,11 +184,12 @@ class AsyncAdmin:
         kind: str = "preferred",
         partitions: Mapping[TopicPartition, int | None] | Iterable[TopicPartition] | None = None,
     ) -> dict[TopicPartition, int]:
-        """Elect leaders of the partitions (None: of all that need it); returns those elected.
+        """Elect leaders of the partitions (None: of all that need it); returns their leaders.
 
         "preferred" lets the first replicas lead where they are in sync. "unclean" lets any replica
         lead a partition without a leader, although acknowledged records may be lost; a mapping
-        names the replica. Raises ElectionNotNeededError or EligibleLeadersNotAvailableError.
+        names the replica. Raises EligibleLeadersNotAvailableError, and ElectionNotNeededError for
+        unclean elections of partitions with a leader.
         """
         return await self._run(_replicas.elect_leaders(self._session, kind, partitions))
 

@@ -11,6 +11,7 @@ from millstream._client.cluster import node_from_proto
 from millstream._consumer.record import TopicPartition
 from millstream._errors import InvalidRequestError, MillstreamError
 from millstream._errors.status import from_reason
+from millstream.v1 import errors_pb2
 from millstream.v1 import metadata_service_pb2 as pb
 
 _KINDS = {"preferred": pb.ELECTION_KIND_PREFERRED, "unclean": pb.ELECTION_KIND_UNCLEAN}
@@ -42,7 +43,11 @@ def elect_leaders(
         ]
         answer = yield from _elect(session, kind, targets)
         for (place, _), result in zip(batch, answer.results, strict=True):
-            if result.error:
+            # A preferred leader that leads already is what was wanted.
+            done = (
+                kind == "preferred" and result.error == errors_pb2.ERROR_REASON_ELECTION_NOT_NEEDED
+            )
+            if result.error and not done:
                 failures[place] = from_reason(result.error, result.message)
             else:
                 elected[place] = result.leader_id

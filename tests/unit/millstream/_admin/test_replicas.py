@@ -53,8 +53,9 @@ def test_leaders_are_elected_by_topic_id_and_each_failure_is_told(
     first, second = TopicPartition("a", 0), TopicPartition("a", 1)
     assert call("elect_leaders", "preferred", [first]) == {first: 1}
     assert call("elect_leaders", "unclean", {first: 3}) == {first: 3}
+    assert call("elect_leaders", "preferred", [first, second]) == {first: 1, second: 1}
     with pytest.raises(ElectionNotNeededError) as caught:
-        call("elect_leaders", "preferred", [first, second])
+        call("elect_leaders", "unclean", [first, second])
     assert set(caught.value.failures) == {second}
     requests = asked(cluster, "ElectLeaders")
     assert [one.kind for one in requests[:2]] == [
@@ -62,7 +63,7 @@ def test_leaders_are_elected_by_topic_id_and_each_failure_is_told(
         pb.ELECTION_KIND_UNCLEAN,
     ]
     assert not requests[0].partitions[0].HasField("replica_id")
-    assert {one.request_id.sequence for one in requests} == {1, 2, 3}
+    assert {one.request_id.sequence for one in requests} == {1, 2, 3, 4}
     with pytest.raises(InvalidRequestError):
         call("elect_leaders", "any", [first])
     with pytest.raises(UnknownTopicError):
