@@ -9,8 +9,7 @@ from millstream_raft.directory import format_replacement
 from millstream_raft.disk_recovery import LostDisk, NotRecoverable, RecoveryPoint, VoterReport
 from millstream_raft.raft_messages import LogEntry
 from tests.fakes.crash_files import CrashFiles
-from tests.fakes.raft_cluster import NodeStopped
-from tests.fakes.raft_schedule import EVENTS, Schedule
+from tests.fakes.raft_schedule import Schedule, play_out
 from tests.fakes.raft_views import View
 from tests.fakes.raft_witness import Violation
 
@@ -138,15 +137,5 @@ def play_with_lost_disks(
 ) -> DiskLossSchedule:
     """A whole schedule, healed. Raises Violation."""
     schedule = DiskLossSchedule(seed, count, make, **options)
-    try:
-        for _ in range(EVENTS):
-            schedule.event()
-            schedule.look()
-        schedule.heal()
-        schedule.look()
-    except NodeStopped as stopped:
-        raise Violation("a voter stopped", str(stopped)) from None
-    for node in schedule.cluster.ids:
-        if schedule.cluster[node].log != schedule.longest:
-            raise Violation("voters differ")
+    play_out(schedule)
     return schedule
