@@ -51,9 +51,10 @@ class BrokerConfig:
     # High-watermark moves without data are pushed together, at most this late (invariant 13).
     watermark_push_ms: int = 5
     # Bytes that a leader may have under way to this follower on each lane: a few of the largest
-    # messages, so that the disk never waits for the next one.
+    # messages, so that the disk never waits for the next one. Up to an eighth is given back late,
+    # and the rest must hold the largest batch, of 8 MiB.
     replica_tail_credit_bytes: int = 16 * _MIB
-    replica_catch_up_credit_bytes: int = 8 * _MIB
+    replica_catch_up_credit_bytes: int = 10 * _MIB
     # Bytes of batches in one message to a follower: large enough to amortise its cost.
     replication_message_bytes: int = 256 * 1024
     # A follower that is this far behind is served on the lane for catching up, so that it keeps

@@ -308,6 +308,49 @@ async def test_a_follower_far_behind_catches_up_on_its_own_lane(start_leader: St
         assert (await copying.next(news=False)).previous_offset == ends[-1]
 
 
+async def test_catching_up_keeps_nobody_waiting(start_leader: Start) -> None:
+    node = await start_leader(
+        with_config(catch_up_from_bytes=8_000, replication_message_bytes=2_500)
+    )
+    topic_id = node.metadata.create_topic("logs", [1, 1], {}, replicas=[(1, 2), (1, 2)])
+    await node.until_leading("logs", 2)
+    producer = Producer(node, topic_id)
+    for _ in range(20):
+        await producer.send(b"x" * 1000, acks=broker_pb.ACKS_LEADER)
+        await producer.answer()
+    async with follower(node, credit=5_000) as copying:
+        await copying.begin(topic_id)
+        await copying.begin(topic_id, partition=1)
+        await copying.records(4, CATCH_UP)  # all that the credit allows, and none is given back
+        for number in range(10):
+            await producer.send(b"y", partition=1)
+            push = await copying.next(news=False)
+            assert (push.partition, push.previous_offset) == (1, number)
+            await copying.report(topic_id, number + 1, partition=1)
+            assert not (await producer.answer()).error
+            await copying.say(TAIL, credit_bytes=len(push.frames))
+
+
+async def test_records_that_are_no_longer_in_memory_are_read_and_pushed(
+    node: BrokerNode, metadata: FakeMetadata
+) -> None:
+    topic_id = await topic(node)
+    producer = Producer(node, topic_id)
+    for _ in range(3):
+        await producer.send(b"value", acks=broker_pb.ACKS_LEADER)
+        await producer.answer()
+    await node.stop()
+    again = BrokerNode(metadata, Path(node.app.directory.path), config=CONFIG)
+    await again.start(epoch=11)
+    metadata.change_partition("logs", 0, leader_epoch=2)
+    await again.until_leading("logs")
+    assert not again.replica("logs").log.reads_from_memory(0)
+    async with follower(again) as copying:
+        await copying.begin(topic_id, leader_epoch=2)
+        assert sum(map(records_in, await copying.records(3))) == 3
+    await again.stop()
+
+
 async def test_a_follower_that_leaves_is_pushed_nothing_more(node: BrokerNode) -> None:
     topic_id = await topic(node)
     producer = Producer(node, topic_id)
