@@ -49,7 +49,9 @@ class ReplicationServiceServicer(object):
     def Replicate(self, request_iterator, context):
         """Copies all partitions that one broker follows on another. The follower opens it twice, once per lane; both lanes together
         are a session, and the end of one ends the session. The leader pushes as far as the follower granted credit; a report of
-        positions is the acknowledgement. Ends with CLUSTER_MISMATCH, STALE_NODE_EPOCH, INVALID_REQUEST or NODE_SHUTTING_DOWN.
+        positions is the acknowledgement. Ends with CLUSTER_MISMATCH, STALE_NODE_EPOCH, INVALID_REQUEST, PERMISSION_DENIED or
+        NODE_SHUTTING_DOWN; with UNAVAILABLE when the other lane ended, another session began, or the leader does not know of the
+        follower's registration yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,9 @@ class ReplicationServiceStub:
     Replicate: _grpc.StreamStreamMultiCallable[_replication_service_pb2.ReplicateRequest, _replication_service_pb2.ReplicateResponse]
     """Copies all partitions that one broker follows on another. The follower opens it twice, once per lane; both lanes together
     are a session, and the end of one ends the session. The leader pushes as far as the follower granted credit; a report of
-    positions is the acknowledgement. Ends with CLUSTER_MISMATCH, STALE_NODE_EPOCH, INVALID_REQUEST or NODE_SHUTTING_DOWN.
+    positions is the acknowledgement. Ends with CLUSTER_MISMATCH, STALE_NODE_EPOCH, INVALID_REQUEST, PERMISSION_DENIED or
+    NODE_SHUTTING_DOWN; with UNAVAILABLE when the other lane ended, another session began, or the leader does not know of the
+    follower's registration yet.
     """
 
 @_typing.type_check_only
@@ -47,7 +49,9 @@ class ReplicationServiceAsyncStub(ReplicationServiceStub):
     Replicate: _aio.StreamStreamMultiCallable[_replication_service_pb2.ReplicateRequest, _replication_service_pb2.ReplicateResponse]  # type: ignore[assignment]
     """Copies all partitions that one broker follows on another. The follower opens it twice, once per lane; both lanes together
     are a session, and the end of one ends the session. The leader pushes as far as the follower granted credit; a report of
-    positions is the acknowledgement. Ends with CLUSTER_MISMATCH, STALE_NODE_EPOCH, INVALID_REQUEST or NODE_SHUTTING_DOWN.
+    positions is the acknowledgement. Ends with CLUSTER_MISMATCH, STALE_NODE_EPOCH, INVALID_REQUEST, PERMISSION_DENIED or
+    NODE_SHUTTING_DOWN; with UNAVAILABLE when the other lane ended, another session began, or the leader does not know of the
+    follower's registration yet.
     """
 
 class ReplicationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -61,7 +65,9 @@ class ReplicationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_replication_service_pb2.ReplicateResponse], _abc.AsyncIterator[_replication_service_pb2.ReplicateResponse]]:
         """Copies all partitions that one broker follows on another. The follower opens it twice, once per lane; both lanes together
         are a session, and the end of one ends the session. The leader pushes as far as the follower granted credit; a report of
-        positions is the acknowledgement. Ends with CLUSTER_MISMATCH, STALE_NODE_EPOCH, INVALID_REQUEST or NODE_SHUTTING_DOWN.
+        positions is the acknowledgement. Ends with CLUSTER_MISMATCH, STALE_NODE_EPOCH, INVALID_REQUEST, PERMISSION_DENIED or
+        NODE_SHUTTING_DOWN; with UNAVAILABLE when the other lane ended, another session began, or the leader does not know of the
+        follower's registration yet.
         """
 
 def add_ReplicationServiceServicer_to_server(servicer: ReplicationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
