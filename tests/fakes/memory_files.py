@@ -227,6 +227,14 @@ class MemoryFiles:
         inode.cached, inode.durable = bytearray(content), bytearray(content)
         inode.clean()
 
+    def durable_size(self, path: str) -> int:
+        """Bytes of a file that the disk holds."""
+        return len(self._inode(path).durable)
+
+    def rot(self, path: str, position: int, bits: int) -> None:
+        """Flip bits of a byte on the disk; the page cache knows nothing of it."""
+        self._inode(path).durable[position] ^= bits
+
     def used_bytes(self) -> int:
         """Bytes of all files."""
         used = {

@@ -11,7 +11,7 @@ import grpc
 
 from millstream._client.async_io import AsyncClient
 from millstream._client.config import ClientConfig
-from millstream._errors import MillstreamError
+from millstream._errors import MillstreamError, UnavailableError
 from millstream._fetch.decode import BatchDamage, decode_batch
 from millstream._producer.async_producer import AsyncProducer
 from millstream.record.wire import RawFetchResponse
@@ -289,7 +289,7 @@ class Reader:
             )
         except BatchDamage as error:
             self.history.note_anomaly("corrupt-read", f"{self._key}: {error}")
-            return
+            raise UnavailableError("what was read is damaged") from error
         self._last_epoch = decoded.leader_epoch
         seen = [(one.offset, (one.value or b"").decode().rstrip("-")) for one in decoded.records]
         if seen:

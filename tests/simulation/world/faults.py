@@ -8,6 +8,9 @@ from tests.simulation.world.nodes import BrokerMachine, Machine
 from tests.simulation.world.plan import Fault, Plan
 from tests.simulation.world.world import World
 
+# How often the supervisor of the brokers looks after them.
+_SUPERVISED_S = 1.0
+
 
 class FaultInjector:
     """Called by the schedule; every fault that struck is counted and told."""
@@ -16,13 +19,17 @@ class FaultInjector:
         self._world = world
         self._plan = plan
         self._operator = operator
+        world.loop.call_in(_SUPERVISED_S, self._supervise)
         self.struck: dict[str, int] = {}
         # What happened, in words.
         self.story: list[str] = []
         # Brokers that may have lost what they had in memory.
         self.lossy_hosts: set[str] = set()
-        # Brokers of which something on the disk was damaged or taken away; one at most.
+        # Brokers of which something on the disk was damaged or taken away.
         self.rotten_hosts: set[str] = set()
+        # The broker with the bad disk. Only one has it: the rules promise nothing once the disks
+        # of several fail, but to wait for an operator.
+        self._bad_disk: str | None = None
 
     def strike(self, fault: Fault) -> None:
         """Make a fault happen now."""
@@ -215,27 +222,31 @@ class FaultInjector:
 
     def _fail_disk(self, fault: Fault, disk_fault: DiskFault) -> str | None:
         machine = self._broker(fault)
-        if machine is None:
+        if machine is None or not self._take_bad_disk(machine):
             return None
         machine.disk.faults.append(disk_fault)
-        if disk_fault.operation == "sync":
-            self.lossy_hosts.add(machine.host)
+        self.lossy_hosts.add(machine.host)
 
         def end() -> None:
             if disk_fault in machine.disk.faults:
                 machine.disk.faults.remove(disk_fault)
-            self._replace_disk_user(machine)
 
         self._later(fault, end)
         return f"a {disk_fault.operation} on {machine.host} will fail with EIO"
 
-    def _replace_disk_user(self, machine: BrokerMachine) -> None:
-        """Its supervisor restarts a broker whose directory is offline."""
-        if machine.serves and machine.app.hosted.offline is not None:
-            assert machine.process is not None
-            if not machine.process.paused:
+    def _supervise(self) -> None:
+        """Restart brokers whose log directory is offline, and those that gave up by themselves."""
+        self._world.loop.call_in(_SUPERVISED_S, self._supervise)
+        for machine in self._world.brokers:
+            process = machine.process
+            if process is None or process.paused:
+                continue
+            if machine.serves and machine.app.hosted.offline is not None:
                 self.tell(f"{machine.host} is restarted, its log directory is offline")
                 machine.kill()
+                self.boot(machine)
+            elif not machine.running and machine.gave_up is not None:
+                self.tell(f"{machine.host} had given up: {machine.gave_up!r:.200}")
                 self.boot(machine)
 
     def _disk_full(self, fault: Fault) -> str | None:
@@ -251,14 +262,19 @@ class FaultInjector:
         self._later(fault, end)
         return f"the disk of {machine.host} has {room} bytes left for {fault.lasts_s:.2f} s"
 
-    def _may_rot(self) -> bool:
-        """Only what is replicated survives a disk, and only one disk at a time."""
+    def _take_bad_disk(self, machine: BrokerMachine) -> bool:
+        """True if the disk of this machine may be the bad one."""
+        self._bad_disk = self._bad_disk or machine.host
+        return self._bad_disk == machine.host
+
+    def _may_rot(self, machine: BrokerMachine) -> bool:
+        """Only what is replicated survives a disk."""
         replicated = all(topic.replication_factor >= 3 for topic in self._plan.topics)
-        return replicated and not self.rotten_hosts
+        return replicated and not self.rotten_hosts and self._take_bad_disk(machine)
 
     def _wipe(self, fault: Fault) -> str | None:
         machine = self._broker(fault)
-        if machine is None or not self._may_rot():
+        if machine is None or not self._may_rot(machine):
             return None
         machine.kill()
         machine.wipe()
@@ -269,14 +285,14 @@ class FaultInjector:
 
     def _rot(self, fault: Fault) -> str | None:
         machine = self._broker(fault)
-        if machine is None or not self._may_rot():
+        if machine is None or not self._may_rot(machine):
             return None
         path = machine.rot(fault.second, fault.amount)
         if path is None:
             return None
         self.rotten_hosts.add(machine.host)
         self.lossy_hosts.add(machine.host)
-        return f"a byte of {path} on {machine.host} flips"
+        return f"a byte of {path} flips on the disk of {machine.host}"
 
     # Clocks and metadata
 
@@ -324,8 +340,6 @@ class FaultInjector:
             machine.speed.extra_s = 0.0
             if machine.process is not None and machine.process.paused:
                 machine.process.resume()
-        for broker in world.brokers:
-            self._replace_disk_user(broker)
         for machine in world.machines:
             self.boot(machine)
         self.tell("everything is healed")

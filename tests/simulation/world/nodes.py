@@ -152,15 +152,14 @@ class Machine:
         self.disk.before = before
 
     def rot(self, number: int, where: float) -> str | None:
-        """Flip a byte of a log; returns which file, None if there is none yet."""
+        """Flip a byte of a log on the disk, not in the page cache; returns which file, None if no
+        log has anything on the disk yet."""
         found = [path for path in self.disk.paths() if path.endswith(".log")]
-        found = [path for path in found if len(self.disk.content(path)) > 0]
+        found = [path for path in found if self.disk.durable_size(path)]
         if not found:
             return None
         path = found[number % len(found)]
-        content = bytearray(self.disk.content(path))
-        content[int(where * len(content))] ^= 1 << number % 8
-        self.disk.damage(path, bytes(content))
+        self.disk.rot(path, int(where * self.disk.durable_size(path)), 1 << number % 8)
         return path
 
     def terminate(self) -> None:

@@ -67,7 +67,7 @@ class TopicPlan:
 
     @property
     def min_in_sync(self) -> int:
-        """min.insync.replicas, by default."""
+        """min.insync.replicas."""
         return 2 if self.replication_factor >= 3 else 1
 
     @property
@@ -117,7 +117,7 @@ def draw_plan(seed: int, *, faults: bool = True, replication_factor: int = 0) ->
     random = Random(f"{seed}/plan")
     drawn = random.choice((1, 3, 3, 3))
     replication_factor = replication_factor or drawn
-    brokers = 3
+    brokers = random.choice((3, 3, 4))
     lasts_s = random.uniform(6, 16)
     topics = tuple(_topic(random, number, replication_factor) for number in range(2))
     writers = tuple(_writer(random, number % len(topics)) for number in range(3))
@@ -142,6 +142,9 @@ def _topic(random: Random, number: int, replication_factor: int) -> TopicPlan:
     configs = {"segment.bytes": str(random.choice((65_536, 65_536, 1 << 28)))}
     if random.random() < 0.3:
         configs["flush.mode"] = "page_cache"
+    if replication_factor >= 3:
+        # Said, not left to the default: a partition that is reassigned to two keeps the promise.
+        configs["min.insync.replicas"] = "2"
     return TopicPlan(
         f"topic{number}", random.choice((1, 2, 3)), replication_factor, tuple(configs.items())
     )

@@ -197,6 +197,20 @@ class _Schedule:
             for reader in self._readers
             if not reader.finished
         ]
+        serving = [machine for machine in self._world.brokers if machine.serves]
+        if serving:
+            image = max((one.view.image for one in serving), key=lambda one: one.version)
+            lines += [
+                f"image: {topic.name}-{state}"
+                for topic in image.topics.values()
+                for state in topic.partitions
+                if state.leader_id is None
+            ]
+            lines += [f"image: {node}" for node in image.nodes.values() if not node.may_lead]
+        lines += [
+            f"{machine.host} runs {machine.process.name if machine.running else None}"
+            for machine in self._world.machines
+        ]
         lines += [
             f"{machine.host} gave up: {machine.gave_up!r}"
             for machine in self._world.machines
