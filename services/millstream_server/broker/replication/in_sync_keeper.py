@@ -23,6 +23,9 @@ _log = structlog.get_logger()
 _PROPOSALS_MAX = 1_000
 # Nothing of the request was done; after any other error that is not known.
 _DEFINITE = frozenset({"INVALID_REQUEST", "STALE_NODE_EPOCH", "UNSUPPORTED"})
+# The partition is at a newer epoch, or the controller at an older one: as far as anybody can tell,
+# an earlier try of this very call took effect, whose answer was lost on the way (invariant 8).
+_UNDECIDED = frozenset({"FENCED_LEADER_EPOCH", "INVALID_UPDATE_VERSION", "NOT_CONTROLLER"})
 _Key = tuple[bytes, int]
 
 
@@ -184,7 +187,7 @@ class InSyncKeeper:
                 self._failed(proposal, definite=False)
             elif answer.reason:
                 _log.info("in-sync set not changed", partition=str(state), reason=answer.reason)
-                self._failed(proposal, definite=True)
+                self._failed(proposal, definite=answer.reason not in _UNDECIDED)
             else:
                 _log.info("in-sync set changed", partition=str(state), members=proposal.members)
                 self._hold(proposal)  # should an earlier one be in doubt still

@@ -130,6 +130,19 @@ async def test_a_proposal_of_unknown_fate_stands_until_the_image_passes_it(
     assert {proposal.partition_epoch for proposal in proposals(node)} == {1}
 
 
+@pytest.mark.parametrize("reason", ["INVALID_UPDATE_VERSION", "FENCED_LEADER_EPOCH"])
+async def test_a_refusal_that_an_unheard_success_explains_withdraws_nothing(
+    node: BrokerNode, joiner: ScriptedFollower, reason: str
+) -> None:
+    # A call is tried again by itself when its answer is lost: the first try may have done it, and
+    # the joiner then is in sync by everybody's image but the leader's.
+    node.metadata.alter_refusals = [reason]
+    await joiner.begin(topic_id(node))
+    await until(lambda: in_sync(node).in_doubt)
+    assert in_sync(node).maximal == {1, 2, 3}
+    await until(lambda: members(node) == (1, 2, 3))
+
+
 async def test_who_is_fenced_is_not_asked_in_until_it_is_back(
     node: BrokerNode, joiner: ScriptedFollower
 ) -> None:
