@@ -15,10 +15,8 @@ from millstream_raft.raft_messages import (
     Envelope,
     InstallSnapshot,
     Message,
-    Position,
     RequestVote,
     TermNotice,
-    VoteGranted,
 )
 from millstream_raft.rules import ALL_RULES, Rule
 
@@ -31,13 +29,9 @@ class NodeView:
     is_leader: bool
     #: A leader was heard within the smallest election time-out.
     leader_heard: bool
-    #: First entry of the log; once there was a snapshot, it and all before it are committed.
-    first_entry: Position
     last_applied: int
     #: What this node, if it leads, would send next to the sender.
     next_index: int
-    #: Votes of this term that were counted: node ids.
-    voted: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,38 +96,12 @@ def stay_with_leader(arrival: Arrival, view: NodeView) -> Arrival:
     return arrival
 
 
-def count_vote_once(arrival: Arrival, view: NodeView) -> Arrival:
-    """The core counts messages, so a repeated one would be a second voter."""
-    message = arrival.message
-    if (
-        isinstance(message, VoteGranted)
-        and message.term == view.term
-        and arrival.sender in view.voted
-    ):
-        return arrival.dropped()
-    return arrival
-
-
 def back_off_only_down(arrival: Arrival, view: NodeView) -> Arrival:
     """Of two refusals under way the older one would move the leader forward again (S11). It still
     shows that the follower lives."""
     message = arrival.message
     if isinstance(message, AppendReply) and message.reset and message.next_index > view.next_index:
         return replace(arrival, message=replace(message, reset=False))
-    return arrival
-
-
-def skip_covered_entries(arrival: Arrival, view: NodeView) -> Arrival:
-    """Entries up to this node's snapshot are committed, hence equal to the leader's: what is left
-    of the message follows the snapshot."""
-    message = arrival.message
-    if (
-        isinstance(message, AppendEntries)
-        and message.previous is not None
-        and message.previous.index < view.first_entry.index
-    ):
-        left = tuple(entry for entry in message.entries if entry.index > view.first_entry.index)
-        return replace(arrival, message=replace(message, previous=view.first_entry, entries=left))
     return arrival
 
 
@@ -174,9 +142,7 @@ _INCOMING: tuple[tuple[Rule | None, ArrivalRule], ...] = (
     (Rule.ACK_OF_THIS_TERM, ack_of_this_term),
     (Rule.STALE_TERM_NOTICE, stale_term_notice),
     (Rule.STAY_WITH_LEADER, stay_with_leader),
-    (Rule.COUNT_VOTE_ONCE, count_vote_once),
     (Rule.BACK_OFF_ONLY_DOWN, back_off_only_down),
-    (Rule.SKIP_COVERED_ENTRIES, skip_covered_entries),
     (Rule.COMMIT_ONLY_VERIFIED, commit_only_verified),
     (Rule.IGNORE_OLD_SNAPSHOT, ignore_old_snapshot),
 )
@@ -186,7 +152,6 @@ class MessageFilter:
     """The rules in force. Holds no state: what they need is in the view."""
 
     def __init__(self, rules: frozenset[Rule] = ALL_RULES) -> None:
-        self._rules = rules
         self._incoming = tuple(
             function for rule, function in _INCOMING if rule is None or rule in rules
         )
@@ -199,15 +164,3 @@ class MessageFilter:
                 break
             arrival = rule(arrival, view)
         return arrival
-
-    def leave(self, message: Message, installed_index: int | None) -> Message:
-        """What is sent instead of a message of the core. ``installed_index`` is the last entry of
-        the snapshot that is being installed while the message is sent, if one is."""
-        if (
-            Rule.CLAIM_ONLY_SNAPSHOT in self._rules
-            and installed_index is not None
-            and isinstance(message, AppendReply)
-            and message.success
-        ):
-            return replace(message, next_index=installed_index + 1)
-        return message

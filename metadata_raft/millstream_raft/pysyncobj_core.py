@@ -35,9 +35,7 @@ from millstream_raft.raft_messages import (
     InstallSnapshot,
     LeaderLeaves,
     Message,
-    Position,
     RequestVote,
-    VoteGranted,
 )
 from millstream_raft.rules import ALL_RULES, Rule
 from millstream_raft.silence import Silence, shows_loss
@@ -112,8 +110,6 @@ class RaftCore:
         self._filter = MessageFilter(rules)
         self._nodes = {voter: VoterNode(voter) for voter in voter_ids if voter != node_id}
         self._connected: set[int] = set()
-        self._voted: set[int] = set()
-        self._voted_term = 0
         self._leader_heard_ms: int | None = None
         self._installing = False
         # The term in which this node gave up the leadership, since it stops.
@@ -351,21 +347,14 @@ class RaftCore:
     def _send_message(self, peer: int, message: Message) -> bool:
         # Nothing leaves that could let others rely on entries that this disk does not hold.
         self._journal.sync()
-        installed = self._journal.entries[1].index if self._installing else None
-        return self._send(peer, Envelope(self.term, self._filter.leave(message, installed)))
+        return self._send(peer, Envelope(self.term, message))
 
     def _deliver(self, node: VoterNode, message: Message) -> None:
-        if isinstance(message, VoteGranted) and message.term == self.term:
-            self._voted.add(node.id)
         from_leader = (
             isinstance(message, AppendEntries | InstallSnapshot) and message.term >= self.term
         )
         began_ms = self._clock.monotonic_ms()
-        self._installing = isinstance(message, InstallSnapshot)
-        try:
-            self._node._SyncObj__transport._onMessageReceived(node, to_library(message))
-        finally:
-            self._installing = False
+        self._node._SyncObj__transport._onMessageReceived(node, to_library(message))
         self._fail_again()
         if from_leader:
             self._leader_heard_ms = self._clock.monotonic_ms()
@@ -378,21 +367,14 @@ class RaftCore:
         self._node._SyncObj__raftElectionDeadline += busy_ms / 1000
 
     def _view(self, node: VoterNode) -> NodeView:
-        term = self.term
-        if term != self._voted_term:
-            self._voted.clear()
-            self._voted_term = term
         heard = self._leader_heard_ms
-        first = self._journal.entries[0]
         return NodeView(
-            term=term,
-            is_leader=self.leads and self._left_term != term,
+            term=self.term,
+            is_leader=self.leads and self._left_term != self.term,
             leader_heard=heard is not None
             and self._clock.monotonic_ms() - heard < self._config.election_timeout_min_ms,
-            first_entry=Position(first.index, first.term),
             last_applied=self.applied_index,
             next_index=self._node._SyncObj__raftNextIndex.get(node, 0),
-            voted=frozenset(self._voted),
         )
 
     def _enter(self) -> None:

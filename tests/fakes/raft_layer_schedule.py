@@ -3,12 +3,9 @@
 A connection that breaks loses only the end of what is on it. The beginning may have arrived and
 wait to be taken, also from a voter that has crashed since; it is taken before anything that a later
 connection brings (``RaftServicer`` lets only the newest stream of a voter count).
-
-Some links of a schedule are slow throughout: what is on them is old when it arrives.
 """
 
 from collections.abc import Callable
-from itertools import permutations
 from typing import Any
 
 from tests.fakes.raft_invariants import Invariants
@@ -22,37 +19,6 @@ class LayerSchedule(Schedule):
     def __init__(self, seed: int, count: int, make: Callable[..., Any]) -> None:
         super().__init__(seed, count, make, power_loss=True, overflow=True)
         self.invariants = Invariants()
-        self.slow = self.some_links()
-        self.cluster.network.held |= self.slow
-        self.events.append(self.trickle)
-        self.weights.append(6.0)
-        # Seeds differ more when some things happen much more often in one, or never.
-        disturbing = (self.calm, self.hold, self.reset, self.separate, self.crash_some, self.lose)
-        for at, event in enumerate(self.events):
-            never = event in disturbing and self.chance.random() < 0.25
-            self.weights[at] *= 0 if never else 2 ** self.chance.uniform(-1, 1)
-
-    def some_links(self) -> set[tuple[int, int]]:
-        """None or a few."""
-        links = list(permutations(self.cluster.ids, 2))
-        return set(self.chance.sample(links, self.chance.randint(0, len(self.cluster.ids) // 2)))
-
-    # What can happen.
-
-    def trickle(self) -> None:
-        """One message arrives on a slow link."""
-        network = self.cluster.network
-        busy = [
-            link
-            for link in sorted(self.slow)
-            if network.links.get(link) and link[1] in network.receivers
-        ]
-        if busy:
-            network.deliver(*self.chance.choice(busy), 1)
-
-    def release(self) -> None:
-        super().release()
-        self.cluster.network.held |= self.slow
 
     # How it happens.
 

@@ -23,10 +23,8 @@ VIEW = NodeView(
     term=5,
     is_leader=False,
     leader_heard=False,
-    first_entry=Position(10, 3),
     last_applied=20,
     next_index=30,
-    voted=frozenset(),
 )
 LEADER = replace(VIEW, is_leader=True)
 SENDER = 2
@@ -47,7 +45,6 @@ def part(last_index: int) -> SnapshotPart:
 
 ACK = AppendReply(25, success=True, reset=False)
 REFUSAL_AHEAD = AppendReply(31, success=False, reset=True)
-OLD_ENTRIES = AppendEntries(5, 40, Position(8, 3), entries(9, 12))
 OLD_SNAPSHOT = InstallSnapshot(5, 40, part(20))
 
 # (rule, message, sender's term, view, what the core gets, replies)
@@ -110,15 +107,6 @@ CASES = [
         id="candidate is ignored by the leader",
     ),
     pytest.param(
-        Rule.COUNT_VOTE_ONCE,
-        VoteGranted(5),
-        5,
-        replace(VIEW, voted=frozenset((SENDER,))),
-        None,
-        (),
-        id="second vote of a voter is dropped",
-    ),
-    pytest.param(
         Rule.BACK_OFF_ONLY_DOWN,
         REFUSAL_AHEAD,
         5,
@@ -126,15 +114,6 @@ CASES = [
         AppendReply(31, success=False, reset=False),
         (),
         id="refusal does not move the leader forward",
-    ),
-    pytest.param(
-        Rule.SKIP_COVERED_ENTRIES,
-        OLD_ENTRIES,
-        5,
-        VIEW,
-        AppendEntries(5, 12, Position(10, 3), entries(11, 12)),
-        (),
-        id="entries that the snapshot covers are skipped",
     ),
     pytest.param(
         Rule.COMMIT_ONLY_VERIFIED,
@@ -182,25 +161,10 @@ def test_without_the_rule_it_is_otherwise(rule, message, sender_term, view, deli
 def test_every_rule_of_the_filter_has_a_case():
     covered = {case.values[0] for case in CASES}
     elsewhere = {
-        Rule.CLAIM_ONLY_SNAPSHOT,  # below
         Rule.TRUNCATE_ONLY_ON_CONFLICT,  # of the journal
         Rule.KEEP_TAIL_BEHIND_SNAPSHOT,  # of the journal
     }
     assert covered | elsewhere == ALL_RULES
-
-
-@pytest.mark.parametrize("without", [None, Rule.CLAIM_ONLY_SNAPSHOT])
-def test_after_a_snapshot_only_the_snapshot_is_claimed(without):
-    rules = ALL_RULES - {without} if without else ALL_RULES
-    sent = MessageFilter(rules).leave(AppendReply(50, success=True, reset=False), 30)
-    assert sent == AppendReply(50 if without else 31, success=True, reset=False)
-
-
-def test_ordinary_claims_and_refusals_are_left_alone():
-    message_filter = MessageFilter()
-    refusal = AppendReply(50, success=False, reset=True)
-    assert message_filter.leave(ACK, None) == ACK
-    assert message_filter.leave(refusal, 30) == refusal
 
 
 @pytest.mark.parametrize(
