@@ -10,25 +10,16 @@ entries be committed, so that there is something to lose.
 from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import permutations
-from math import prod
 from random import Random
 from typing import Any
 
 from tests.fakes.crash_files import Crash
 from tests.fakes.raft_cluster import Cluster, NodeStopped
+from tests.fakes.raft_modes import drawn_weights
 from tests.fakes.raft_witness import ALTERNATES, QuorumWitness, Violation
 
-#: What a schedule may have more of than others, or less: events by name, with their factors. Faults
-#: need several rare things in the same schedule, which independent weights seldom bring together.
-MODES: tuple[dict[str, float], ...] = (
-    {"hold": 4, "release": 0.25},
-    {"stand": 4},
-    {"compact": 2, "crash_some": 3, "start_some": 2},
-    {"reset": 3, "lose": 3},
-    {"separate": 3, "join": 2},
-    {"calm": 0.25},
-)
-MODE_CHANCE = 0.3
+#: Of an election at each event while nobody leads a majority.
+NEW_LEADER_CHANCE = 0.04
 
 
 class Schedule:
@@ -69,7 +60,7 @@ class Schedule:
             self.stand: 0.5,
             self.hold: 0.7,
             self.release: 0.7,
-            self.trickle: 6,
+            self.trickle: 4,
             self.reset: 1.5,
             self.separate: 1.5,
             self.join: 1.5,
@@ -81,17 +72,11 @@ class Schedule:
             events[self.lose] = 1.5
         #: Links on which everything is old when it arrives.
         links = list(permutations(self.cluster.ids, 2))
-        self.slow = set(self.chance.sample(links, self.chance.randint(0, count // 2)))
+        self.slow = set(self.chance.sample(links, self.chance.randint(0, count - 1)))
         self.cluster.network.held |= self.slow
         self.happened: Counter[str] = Counter()
         self.events = list(events)
-        modes = [mode for mode in MODES if self.chance.random() < MODE_CHANCE]
-        self.weights = [
-            weight
-            * 4 ** self.chance.uniform(-1, 1)
-            * prod(mode.get(event.__name__, 1) for mode in modes)
-            for event, weight in events.items()
-        ]
+        self.weights = drawn_weights(self.chance, events)
 
     # What can happen.
 
@@ -112,6 +97,9 @@ class Schedule:
         """One that is up, and rather a leader: there faults tell most."""
         leaders = [node for node in self.up if self.cluster[node].leads]
         return self.chance.choice(leaders if leaders and self.chance.random() < 0.5 else self.up)
+
+    def leads(self, node: int) -> bool:
+        return node in self.up and self.cluster[node].leads
 
     def leads_many(self, node: int) -> bool:
         """True for a leader that is connected to a majority."""
@@ -144,6 +132,9 @@ class Schedule:
 
     def stand(self) -> None:
         able = [node for node in self.up if self.joined[node]]
+        again = [node for node in able if node in self.leaders.values()]
+        if again and self.chance.random() < 0.5:  # to these, messages may still be on the way
+            able = again
         if able:
             self.cluster[self.chance.choice(able)].campaign()
 
@@ -151,7 +142,7 @@ class Schedule:
         one, other = self.chance.sample(self.cluster.ids, 2)
         if self.chance.random() < 0.5:  # late messages tell most to a leader
             other = self.some_node()
-        if one != other and len(self.cluster.network.held) < len(self.joined) // 2:
+        if one != other and len(self.cluster.network.held - self.slow) < len(self.joined) // 2:
             self.cluster.network.held.add((one, other))
 
     def release(self) -> None:
@@ -186,9 +177,13 @@ class Schedule:
     def separate(self) -> None:
         if self.chance.random() < 0.8:  # else the rest falls apart further
             self.join_all()
-        group = self.chance.sample(self.cluster.ids, self.chance.randint(1, len(self.joined) // 2))
-        if self.chance.random() < 0.5:
-            group = [self.some_node()]
+        size = self.chance.randint(1, len(self.joined) // 2)
+        group = self.chance.sample(self.cluster.ids, size)
+        if self.chance.random() < 0.7:  # what a leader does in a minority must not last
+            group[0] = self.some_node()
+        late = [link for link in sorted(self.cluster.network.held) if self.leads(link[1])]
+        if size > 1 and late and self.chance.random() < 0.5:
+            group = list(self.chance.choice(late))
         self.cut(group, [node for node in self.cluster.ids if node not in group])
 
     def join(self) -> None:
@@ -282,7 +277,7 @@ class Schedule:
         happens = self.chance.choices(self.events, self.weights)[0]
         if not self.up:
             happens = self.start_some
-        elif self.chance.random() < 0.2 and not any(map(self.leads_many, self.up)):
+        elif self.chance.random() < NEW_LEADER_CHANCE and not any(map(self.leads_many, self.up)):
             happens = self.stand  # without a leader little happens that could go wrong
         self.happened[happens.__name__] += 1
         try:
