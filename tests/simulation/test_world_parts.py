@@ -94,6 +94,17 @@ def test_a_killed_process_runs_nothing_more_not_even_what_ends_it(loop: SimLoop)
     victim.bury()
 
 
+def test_what_follows_the_death_of_a_process_happens_even_if_it_killed_itself(
+    loop: SimLoop,
+) -> None:
+    victim = process(loop, "victim")
+    seen = []
+    victim.on_death(lambda: loop.call_in(1.0, seen.append, "followed"))
+    victim.call_soon(victim.kill)
+    loop.run_until(2)
+    assert seen == ["followed"]
+
+
 def test_a_paused_process_does_later_what_was_due(loop: SimLoop) -> None:
     woke = []
 

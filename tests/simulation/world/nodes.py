@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,7 @@ class Machine:
         except (StorageError, ServiceError, OSError) as error:
             # As the real program does: it says why, and ends.
             self.gave_up = error
-            process.loop.call_in(0, process.kill)
+            process.loop.call_in(0, process.kill, context=contextvars.Context())
 
     async def start(self, process: Process) -> None:
         """Start the roles of the node."""
@@ -129,7 +130,7 @@ class Machine:
                 self.world.network.dark.add(self.host)
             self.kill()
             # The disk loses what it loses once the call is over.
-            self.world.loop.call_in(0, self._gone_dark)
+            self.world.loop.call_in(0, self._gone_dark, context=contextvars.Context())
             raise Killed
 
     def _gone_dark(self) -> None:
@@ -173,7 +174,7 @@ class Machine:
                 await self.stop_roles()
         except TimeoutError:
             pass
-        process.loop.call_in(0, process.kill)
+        process.loop.call_in(0, process.kill, context=contextvars.Context())
 
     # Ports
 

@@ -131,7 +131,8 @@ class Process:
             return
         self.alive = False
         for callback in self._on_death:
-            callback()
+            # What follows happens to the world, even where the process brought it about.
+            contextvars.Context().run(callback)
 
     def bury(self) -> None:
         """Take its tasks apart, after the simulation; what they do then is without effect."""
