@@ -214,6 +214,10 @@ class FakeClusterView:
         """See ``NodePlane``."""
         return pb.DescribeQuorumResponse()
 
+    def in_touch(self) -> bool:
+        """See ``MetadataPlane``."""
+        return self.session
+
     def in_session(self) -> bool:
         """See ``NodePlane``."""
         return self.session

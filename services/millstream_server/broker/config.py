@@ -41,6 +41,10 @@ class BrokerConfig:
     # How often waiting appends are looked at for their deadline.
     expiry_interval_ms: int = 100
 
+    # Out of touch with the controller, and the high watermark standing still for so long: then the
+    # broker takes itself for replaced.
+    stall_ms: int = 500
+
     # Bytes of batches in one fetch message: large enough to amortise its cost, small enough to
     # stay on the heap.
     fetch_message_bytes: int = 256 * 1024

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from millstream_server.broker.append_expiry import AppendExpiry
 from millstream_server.broker.config import BrokerConfig
 from millstream_server.broker.counters import BrokerCounters
 from millstream_server.broker.disk_room import DiskRoom
@@ -72,12 +73,17 @@ class HostedPartitions:
             config.disk_reserve_bytes, config.disk_retry_ms, config.disk_look_after_bytes
         )
         self._looking = False
-        self._expecting: dict[Replica, None] = {}
-        self._expiry_timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.loop_time = self._loop.time
         # ``call_later(seconds, callback)``
         self.call_later = self._loop.call_later
+        self.expiry = AppendExpiry(
+            cluster,
+            clock,
+            interval_ms=config.expiry_interval_ms,
+            stall_ms=config.stall_ms,
+            call_later=self.call_later,
+        )
 
     def find(self, topic_id: bytes, partition: int) -> Replica:
         """The replica if it may serve as leader. Raises Refusal with the reason if not."""
@@ -173,34 +179,9 @@ class HostedPartitions:
             replica.deliver(replica.state.fail_waiting(refusal_of(error)))
             replica.lose_readers(refusal_of(error))
 
-    # Deadlines of waiting appends
-
-    def expect_expiry(self, replica: Replica) -> None:
-        """An append of the replica waits: look at its deadline now and then."""
-        self._expecting[replica] = None
-        if self._expiry_timer is None:
-            self._arm_expiry()
-
-    def _arm_expiry(self) -> None:
-        self._expiry_timer = self._loop.call_later(
-            self.config.expiry_interval_ms / 1000, self._expire
-        )
-
-    def _expire(self) -> None:
-        self._expiry_timer = None
-        now_ms = self.clock.monotonic_ms()
-        for replica in tuple(self._expecting):
-            replica.deliver(replica.state.expire(now_ms))
-            if not replica.state.waiting:
-                self._expecting.pop(replica, None)
-        if self._expecting:
-            self._arm_expiry()
-
     def close(self) -> None:
         """Stop the timer."""
-        if self._expiry_timer is not None:
-            self._expiry_timer.cancel()
-            self._expiry_timer = None
+        self.expiry.close()
 
 
 def _nobody(_: tuple[bytes, int]) -> None:

@@ -106,7 +106,9 @@ class Replica:
         state = self.state
         acks_all = request.acks_all
         state.check_produce(request.leader_epoch, acks_all)
-        if not acks_all:
+        if acks_all:
+            self._hosted.expiry.check(self)
+        else:
             self._hosted.check_session()
         if state.waiting >= self._hosted.config.waiters_max:
             raise Refusal(
@@ -132,7 +134,7 @@ class Replica:
         elif state.await_ack(waiter):
             self._answer(request, waiter, None)
         else:
-            self._hosted.expect_expiry(self)
+            self._hosted.expiry.expect(self)
 
     def _sort_out_repeats(self, request: AppendRequest) -> int:
         """How many of the last batches are new; notes where repeated ones stand (21)."""
@@ -199,7 +201,7 @@ class Replica:
         if state.await_ack(waiter):
             self._answer(request, waiter, None)
         else:
-            hosted.expect_expiry(self)
+            hosted.expiry.expect(self)
 
     def _written(self, waiter: Waiter, synced_end: int, error: StorageError | None) -> None:
         if error is not None:

@@ -51,6 +51,10 @@ class MetadataPlane(Protocol):
         Raises ServiceError QUORUM_UNAVAILABLE or TIMED_OUT.
         """
 
+    def in_touch(self) -> bool:
+        """False while this node's news of the cluster may be old for want of a controller that it
+        can reach; True for nodes without a session."""
+
     async def describe_quorum(self) -> pb.DescribeQuorumResponse:
         """The quorum as one of its nodes sees it. Raises ServiceError UNAVAILABLE."""
 

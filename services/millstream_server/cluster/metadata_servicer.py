@@ -27,6 +27,8 @@ _GROUP_ID_BYTES_MAX = 255
 _DESCRIBED_TOPICS_MAX = 10_000
 # Left of the caller's deadline, so that the caller hears the reason rather than its own clock.
 _DEADLINE_MARGIN_MS = 50
+_TOUCH_INTERVAL_S = 0.5
+_PATIENT_LOOKS = 20
 
 
 class MetadataServicer(public_grpc.MetadataServiceServicer):
@@ -38,8 +40,9 @@ class MetadataServicer(public_grpc.MetadataServiceServicer):
         self._plane = plane
         self._config = config
         self._voters = voters
-        self._watches: set[asyncio.Future[None]] = set()
-        self._stopped = False
+        # What ends each watch, and for how many looks it goes on while this node is out of touch.
+        self._watches: dict[asyncio.Future[ServiceError], int] = {}
+        self._touch_timer: asyncio.TimerHandle | None = None
 
     def register(self, server: grpc.aio.Server) -> list[str]:
         """Add the service; its full name."""
@@ -48,10 +51,26 @@ class MetadataServicer(public_grpc.MetadataServiceServicer):
 
     def stop(self) -> None:
         """End all watches with NODE_SHUTTING_DOWN, so that clients go elsewhere at once."""
-        self._stopped = True
-        for ended in self._watches:
-            if not ended.done():
-                ended.set_result(None)
+        self._end_watches(ServiceError("NODE_SHUTTING_DOWN", "the node stops"))
+
+    def _look_after_watches(self) -> None:
+        """Look now and then whether the watches served here are worth something."""
+        if self._touch_timer is None and self._watches:
+            self._touch_timer = asyncio.get_running_loop().call_later(
+                _TOUCH_INTERVAL_S, self._look_at_touch
+            )
+
+    def _look_at_touch(self) -> None:
+        self._touch_timer = None
+        if not self._plane.in_touch():
+            self._end_watches(_out_of_touch(), looks=1)
+        self._look_after_watches()
+
+    def _end_watches(self, error: ServiceError, *, looks: int = _PATIENT_LOOKS + 1) -> None:
+        for ended, left in self._watches.items():
+            self._watches[ended] = left - looks
+            if left < looks and not ended.done():
+                ended.set_result(error)
 
     async def WatchCluster(
         self, request: public.WatchClusterRequest, context: Context
@@ -284,15 +303,22 @@ class MetadataServicer(public_grpc.MetadataServiceServicer):
 
     async def _write(self, request: pb.ExecuteRequest, context: Context) -> pb.ExecuteResponse:
         try:
+            self._check_in_touch()
             return await self._plane.execute(request, timeout_ms=self._left_ms(context))
         except ServiceError as error:
             await abort(context, error)
+
+    def _check_in_touch(self) -> None:
+        """Refuse at once what could only time out: another node may be in touch."""
+        if not self._plane.in_touch():
+            raise _out_of_touch()
 
     async def _read(self, consistency: public.ReadConsistency, context: Context) -> Image:
         demand = consistency.WhichOneof("demand")
         left_ms = self._left_ms(context)
         try:
             if demand == "linearizable" and consistency.linearizable:
+                self._check_in_touch()
                 return await self._plane.read_barrier(timeout_ms=left_ms)
             version = consistency.min_version if demand == "min_version" else 1
             return await self._plane.wait_for_version(version, timeout_ms=left_ms)
@@ -322,26 +348,36 @@ class MetadataServicer(public_grpc.MetadataServiceServicer):
             if watch.note(delta):
                 changed.set()
 
-        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ended: asyncio.Future[ServiceError] = asyncio.get_running_loop().create_future()
         ended.add_done_callback(lambda _: changed.set())
-        self._watches.add(ended)
+        # Who accepts old news shall still ask the others again after a while.
+        self._watches[ended] = _PATIENT_LOOKS if request.accept_out_of_touch else 0
+        self._look_after_watches()
         unsubscribe = None
         try:
             await self._plane.wait_for_version(1)
+            if not request.accept_out_of_touch:
+                self._check_in_touch()
             unsubscribe = self._plane.subscribe(note)
             changed.clear()
             yield watch.first(self._plane.image)
             while True:
                 await changed.wait()
-                if ended.done() or self._stopped:
-                    raise ServiceError("NODE_SHUTTING_DOWN", "the node stops")
+                if ended.done():
+                    raise ended.result()
                 await asyncio.sleep(self._config.watch_gather_ms / 1000)
                 changed.clear()
                 yield watch.take(self._plane.image)
         finally:
-            self._watches.discard(ended)
+            self._watches.pop(ended, None)
             if unsubscribe is not None:
                 unsubscribe()
+
+
+def _out_of_touch() -> ServiceError:
+    return ServiceError(
+        "UNAVAILABLE", "this node is out of touch with the metadata quorum; ask another"
+    )
 
 
 def _topic_by_name(image: Image, name: str) -> TopicState:

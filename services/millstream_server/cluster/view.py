@@ -120,6 +120,10 @@ class ClusterView:
         """See ``MetadataPlane``."""
         return await self._client.describe_quorum()
 
+    def in_touch(self) -> bool:
+        """See ``MetadataPlane``."""
+        return self._session is None or self._session.in_session()
+
     def in_session(self) -> bool:
         """See ``NodePlane``."""
         return self._session is not None and self._session.in_session()

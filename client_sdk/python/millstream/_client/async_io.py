@@ -328,7 +328,9 @@ class AsyncClient:
     async def _watch_once(self, address: str, backoff: Backoff) -> None:
         """Follow one watch until the filter has grown; raises when it breaks."""
         request = metadata.WatchClusterRequest(
-            topics=self.filter.names, all_topics=self.filter.all_topics
+            topics=self.filter.names,
+            all_topics=self.filter.all_topics,
+            accept_out_of_touch=self.addresses.all_failed,
         )
         multicallable: Any = self.channel(address).unary_stream(
             methods.WATCH_CLUSTER.path,
@@ -355,6 +357,7 @@ class AsyncClient:
                     raise TimedOutError(f"{address} ended the watch")
                 first = False
                 backoff.reset()
+                self.addresses.answered()
                 self._watch_error = None
                 self.cluster.apply(message)
                 self._wake()

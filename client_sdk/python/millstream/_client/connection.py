@@ -71,6 +71,7 @@ class AddressBook:
         self._cluster = cluster
         # Counts failures; clients begin at different brokers by their `start`.
         self._turn = start
+        self._failed_in_a_row = 0
 
     def addresses(self) -> list[str]:
         """All candidates in their order of trial."""
@@ -86,6 +87,16 @@ class AddressBook:
         """Use another address from now on, if ``address`` is still the one in use."""
         if self.current() == address:
             self._turn += 1
+            self._failed_in_a_row += 1
+
+    def answered(self) -> None:
+        """The address in use is good."""
+        self._failed_in_a_row = 0
+
+    @property
+    def all_failed(self) -> bool:
+        """True once every address failed since one was good."""
+        return self._failed_in_a_row >= len(self.addresses())
 
 
 class TopicFilter:

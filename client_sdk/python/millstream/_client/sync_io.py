@@ -357,13 +357,16 @@ class SyncClient:
             self.check_open()
             self._grown = False
             request = metadata.WatchClusterRequest(
-                topics=self.filter.names, all_topics=self.filter.all_topics
+                topics=self.filter.names,
+                all_topics=self.filter.all_topics,
+                accept_out_of_touch=self.addresses.all_failed,
             )
             call = self._watch_call = multicallable(request)
         try:
             for message in call:
                 with self.changed:
                     backoff.reset()
+                    self.addresses.answered()
                     self._watch_error = None
                     self.cluster.apply(message)
                     self.changed.notify_all()

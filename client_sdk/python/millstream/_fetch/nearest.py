@@ -22,8 +22,9 @@ class Source(NamedTuple):
 def choose_source(
     info: PartitionInfo, nodes: Mapping[int, NodeInfo], rack: str, avoided: int | None
 ) -> Source | None:
-    """The leader; or an in-sync replica in ``rack``, if the leader is in another one and that
-    replica is not ``avoided``. None while the partition has no leader.
+    """The leader; or a replica in ``rack``, if the leader is in another one and that replica is not
+    ``avoided``. None while the partition has no leader. A watch does not tell which replicas are
+    in sync (invariant 40): one that is not refuses to be read from, and is avoided then.
 
     All consumers of a rack choose the same replica of a partition, so that its records are in one
     page cache, and different ones of several partitions.
@@ -34,7 +35,7 @@ def choose_source(
     if rack and leader.rack != rack:
         near = [
             node_id
-            for node_id in info.in_sync_replica_ids
+            for node_id in info.replica_ids
             if node_id != avoided
             and (node := nodes.get(node_id)) is not None
             and node.rack == rack

@@ -412,8 +412,13 @@ class WatchClusterRequest(_message.Message):
 
     TOPICS_FIELD_NUMBER: _builtins.int
     ALL_TOPICS_FIELD_NUMBER: _builtins.int
+    ACCEPT_OUT_OF_TOUCH_FIELD_NUMBER: _builtins.int
     all_topics: _builtins.bool
     """Watch all topics."""
+    accept_out_of_touch: _builtins.bool
+    """Be told what this node knows even while it is out of touch with the rest of the cluster, and its news may be old. Without it
+    such a node answers UNAVAILABLE, also in the middle of a watch: another one may know more. For clients that tried all.
+    """
     @_builtins.property
     def topics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the topics wanted; a name that does not exist yet is reported when it appears. Empty: see `all_topics`."""
@@ -423,10 +428,11 @@ class WatchClusterRequest(_message.Message):
         *,
         topics: _abc.Iterable[_builtins.str] | None = ...,
         all_topics: _builtins.bool = ...,
+        accept_out_of_touch: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_topics", b"all_topics", "topics", b"topics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_out_of_touch", b"accept_out_of_touch", "all_topics", b"all_topics", "topics", b"topics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

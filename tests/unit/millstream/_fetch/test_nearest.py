@@ -18,8 +18,8 @@ def node(node_id: int, rack: str, *, fenced: bool = False) -> NodeInfo:
 NODES = {1: node(1, "a"), 2: node(2, "b"), 3: node(3, "b"), 4: node(4, "c", fenced=True)}
 
 
-def partition(number: int = 0, leader: int | None = 1, *in_sync: int) -> PartitionInfo:
-    return PartitionInfo(number, leader, 7, in_sync_replica_ids=in_sync or (1, 2, 3, 4))
+def partition(number: int = 0, leader: int | None = 1, *replicas: int) -> PartitionInfo:
+    return PartitionInfo(number, leader, 7, replica_ids=replicas or (1, 2, 3, 4))
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def partition(number: int = 0, leader: int | None = 1, *in_sync: int) -> Partiti
         ("nowhere", None, 1),
     ],
 )
-def test_the_nearest_replica_in_sync_is_read(rack: str, avoided: int | None, node_id: int) -> None:
+def test_the_nearest_replica_is_read(rack: str, avoided: int | None, node_id: int) -> None:
     assert choose_source(partition(), NODES, rack, avoided) == Source(node_id, 7)
 
 
@@ -44,7 +44,7 @@ def test_partitions_spread_over_the_replicas_of_a_rack() -> None:
     assert [one.node_id for one in sources if one is not None] == [2, 3, 2, 3]
 
 
-def test_a_replica_out_of_sync_is_not_read() -> None:
+def test_only_replicas_are_read() -> None:
     assert choose_source(partition(0, 1, 1, 3), NODES, "b", None) == Source(3, 7)
     assert choose_source(partition(0, 1, 1), NODES, "b", None) == Source(1, 7)
 

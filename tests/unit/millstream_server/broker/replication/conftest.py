@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from millstream_server.broker.config import BrokerConfig
 from tests.fakes.broker_node import BrokerNode
 from tests.fakes.cluster import FakeMetadata
 from tests.fakes.scripted_leader import ScriptedLeader
@@ -25,11 +26,17 @@ def metadata() -> FakeMetadata:
 
 
 @pytest.fixture
+def config() -> BrokerConfig:
+    """The follower's settings."""
+    return BrokerConfig()
+
+
+@pytest.fixture
 async def follower(
-    metadata: FakeMetadata, leader: ScriptedLeader, tmp_path: Path
+    metadata: FakeMetadata, leader: ScriptedLeader, tmp_path: Path, config: BrokerConfig
 ) -> AsyncIterator[BrokerNode]:
     """Node 1, which follows node 2 in topic "logs"."""
-    node = BrokerNode(metadata, tmp_path / "node-1", node_id=1)
+    node = BrokerNode(metadata, tmp_path / "node-1", node_id=1, config=config)
     await node.start(epoch=5)
     metadata.create_topic("logs", [2], replicas=[(2, 1)])
     yield node
