@@ -85,7 +85,7 @@ class Machine:
             wall_offset_ms=self.wall_offset_ms,
         )
         process.on_death(self._clean_up)
-        process.spawn(self._main(process))
+        self._starting = process.spawn(self._main(process))
         return process
 
     def forget(self) -> None:
@@ -169,11 +169,15 @@ class Machine:
         self.process.spawn(self._terminate(self.process))
 
     async def _terminate(self, process: Process) -> None:
+        # As the real program: the signal is heard once the start is over.
+        await asyncio.wait((self._starting,))
         try:
             async with asyncio.timeout(_STOP_S):
                 await self.stop_roles()
         except TimeoutError:
-            pass
+            self.world.count("stops_too_slow")
+        except Exception as error:  # noqa: BLE001 - a stop that fails is a violation
+            process.loop.call_exception_handler({"message": "the stop failed", "exception": error})
         process.loop.call_in(0, process.kill, context=contextvars.Context())
 
     # Ports
