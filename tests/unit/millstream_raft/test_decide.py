@@ -173,55 +173,6 @@ def test_the_offsets_topic_is_made_once_and_belongs_to_the_system() -> None:
     assert refusal(image, delete).reason == "INTERNAL_TOPIC"
 
 
-@pytest.mark.parametrize(("brokers", "factor", "min_isr"), [(1, 1, 1), (2, 2, 1), (4, 3, 2)])
-def test_unless_told_a_topic_has_three_replicas_or_all_brokers(
-    brokers: int, factor: int, min_isr: int
-) -> None:
-    image = images.image_with(*range(1, brokers + 1))
-    image, _ = execute(image, create())
-    ensure = pb.ExecuteRequest(ensure_offsets_topic=pb.EnsureOffsetsTopic())
-    image, _ = execute(image, ensure, topic_id=images.topic_id(501))
-    for topic in image.topics.values():
-        for partition in topic.partitions:
-            assert len(partition.replicas) == len(partition.isr) == factor
-            assert partition.min_isr == min_isr
-
-
-def test_a_broker_that_is_down_counts_for_the_automatic_factor_and_is_waited_for() -> None:
-    image = images.image_with(1, 2, 3)
-    image = images.after(image, images.fence(image, 3))
-    assert refusal(image, create()).reason == "INVALID_REPLICATION_FACTOR"
-    ensure = pb.ExecuteRequest(ensure_offsets_topic=pb.EnsureOffsetsTopic())
-    assert refusal(image, ensure).reason == "LEADER_NOT_AVAILABLE", "groups try again"
-    explicit = ClusterDefaults(replication_factor=2, offsets_topic_replication_factor=2)
-    image, _ = execute(image, create(), defaults=explicit)
-    image, _ = execute(image, ensure, defaults=explicit, topic_id=images.topic_id(501))
-    assert {
-        len(partition.replicas) for topic in image.topics.values() for partition in topic.partitions
-    } == {2}
-
-
-def test_the_topics_own_minimum_wins_and_may_not_exceed_its_replicas() -> None:
-    image = images.image_with(1, 2, 3)
-    own = {"min.insync.replicas": "3"}
-    image, _ = execute(image, create(partition_count=1, configs=own))
-    (partition,) = image.topics[NEW_ID].partitions
-    assert partition.min_isr == 3
-    too_many = create("b", replication_factor=2, configs=own)
-    assert refusal(image, too_many).reason == "INVALID_CONFIG"
-
-    def alter(**changes: object) -> pb.ExecuteRequest:
-        return pb.ExecuteRequest(alter_configs=public.AlterConfigsRequest(topic="logs", **changes))  # type: ignore[arg-type]
-
-    image, _ = execute(image, alter(unset=["min.insync.replicas"]))
-    changed = image.topics[NEW_ID].partitions[0]
-    assert (changed.min_isr, changed.partition_epoch) == (2, partition.partition_epoch + 1)
-    image, _ = execute(image, alter(set={"flush.mode": "page_cache"}))
-    assert image.topics[NEW_ID].partitions[0].partition_epoch == partition.partition_epoch + 2
-    image, _ = execute(image, alter(set={"retention.ms": "7"}))
-    assert image.topics[NEW_ID].partitions[0].partition_epoch == partition.partition_epoch + 2
-
-
 def test_auto_creation_is_off_unless_it_is_on() -> None:
     image = images.image_with(1)
     request = pb.ExecuteRequest(auto_create_topic=pb.AutoCreateTopic(name="new"))

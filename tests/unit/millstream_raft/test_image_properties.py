@@ -1,5 +1,7 @@
 """Whatever is proposed: nothing raises, every image obeys the invariants, and bytes tell it all."""
 
+from typing import Any
+
 import hypothesis.strategies as st
 from google.protobuf.message import Message
 from hypothesis import given, settings
@@ -216,6 +218,66 @@ def proposal(partition: PartitionState, choice: int) -> tuple[int, ...]:
     return (partition.leader_id, *others[: choice % 3])
 
 
+def of_a_partition(
+    image: Image, kind: str, key: bytes, replicas: tuple[int, ...], a: int, c: int
+) -> pb.MetadataCommand:
+    """A command about one partition; about none if the topic is gone."""
+    topic = image.topics.get(key)
+    if topic is None:
+        return images.command(remove_topic=pb.RemoveTopic(topic_id=key))
+    partition = topic.partitions[c % len(topic.partitions)]
+    expected: dict[str, Any] = {
+        "topic_id": key,
+        "partition": partition.number,
+        "expected_partition_epoch": partition.partition_epoch,
+    }
+    in_sync = proposal(partition, a)
+    chosen = partition.replicas[a % len(partition.replicas)]
+    builders = {
+        "change": lambda: pb.MetadataCommand(
+            change_partition=pb.ChangePartition(
+                **expected,
+                in_sync_replica_ids=in_sync,
+                added=[registration(image, node_id) for node_id in in_sync],
+            )
+        ),
+        "damage": lambda: pb.MetadataCommand(
+            remove_damaged_replica=pb.RemoveDamagedReplica(
+                **expected,
+                replica=registration(image, chosen),
+            )
+        ),
+        "order": lambda: pb.MetadataCommand(
+            elect_leader=pb.ElectLeader(
+                **expected,
+                leader_id=chosen,
+                unclean=partition.leader_id is None,
+            )
+        ),
+        "move": lambda: pb.MetadataCommand(
+            reassign_partition=pb.ReassignPartition(
+                **expected,
+                target_replica_ids=replicas,
+                min_isr=1 + a % len(replicas),
+            )
+        ),
+        "stay": lambda: pb.MetadataCommand(
+            cancel_reassignment=pb.CancelReassignment(
+                **expected,
+            )
+        ),
+        "recovered": lambda: pb.MetadataCommand(
+            note_recovered_log=pb.NoteRecoveredLog(
+                **expected,
+                replica=registration(image, chosen),
+                last_epoch=a % 3,
+                synced_end_offset=a % 4,
+            )
+        ),
+    }
+    return builders[kind]()
+
+
 def plausible(image: Image, kind: str, a: int, b: int, c: int) -> pb.MetadataCommand:
     """A command of which the image decides the details, so that it mostly takes effect."""
     node = image.nodes[sorted(image.nodes)[a % len(image.nodes)]]
@@ -225,11 +287,6 @@ def plausible(image: Image, kind: str, a: int, b: int, c: int) -> pb.MetadataCom
     topic = image.topics.get(key)
     usable = [one.node_id for one in image.nodes.values() if one.may_lead] or [1]
     replicas = tuple((usable[b % len(usable) :] + usable[: b % len(usable)])[: 1 + c % 3])
-    number = c % len(topic.partitions) if topic else 0
-    partition = topic.partitions[number] if topic else None
-    members = partition.replicas if partition else (1,)
-    in_sync = proposal(partition, a) if partition else ()
-    chosen = members[a % len(members)]
     builders = {
         "elect": lambda: images.elected(image, 100 + a % 2),
         "restart": lambda: images.register(
@@ -267,60 +324,10 @@ def plausible(image: Image, kind: str, a: int, b: int, c: int) -> pb.MetadataCom
             )
         ),
         "remove": lambda: pb.MetadataCommand(remove_topic=pb.RemoveTopic(topic_id=key)),
-        "change": lambda: pb.MetadataCommand(
-            change_partition=pb.ChangePartition(
-                topic_id=key,
-                partition=number,
-                expected_partition_epoch=partition.partition_epoch if partition else 0,
-                in_sync_replica_ids=in_sync,
-                added=[registration(image, node_id) for node_id in in_sync],
-            )
-        ),
-        "damage": lambda: pb.MetadataCommand(
-            remove_damaged_replica=pb.RemoveDamagedReplica(
-                topic_id=key,
-                partition=number,
-                expected_partition_epoch=partition.partition_epoch if partition else 0,
-                replica=registration(image, chosen),
-            )
-        ),
-        "order": lambda: pb.MetadataCommand(
-            elect_leader=pb.ElectLeader(
-                topic_id=key,
-                partition=number,
-                expected_partition_epoch=partition.partition_epoch if partition else 0,
-                leader_id=chosen,
-                unclean=partition is not None and partition.leader_id is None,
-            )
-        ),
-        "move": lambda: pb.MetadataCommand(
-            reassign_partition=pb.ReassignPartition(
-                topic_id=key,
-                partition=number,
-                expected_partition_epoch=partition.partition_epoch if partition else 0,
-                target_replica_ids=replicas,
-                min_isr=1 + a % len(replicas),
-            )
-        ),
-        "stay": lambda: pb.MetadataCommand(
-            cancel_reassignment=pb.CancelReassignment(
-                topic_id=key,
-                partition=number,
-                expected_partition_epoch=partition.partition_epoch if partition else 0,
-            )
-        ),
-        "recovered": lambda: pb.MetadataCommand(
-            note_recovered_log=pb.NoteRecoveredLog(
-                topic_id=key,
-                partition=number,
-                expected_partition_epoch=partition.partition_epoch if partition else 0,
-                replica=registration(image, chosen),
-                last_epoch=a % 3,
-                synced_end_offset=a % 4,
-            )
-        ),
     }
-    return builders[kind]()
+    if kind in builders:
+        return builders[kind]()
+    return of_a_partition(image, kind, key, replicas, a, c)
 
 
 OFTEN = ["unfence", "unfence", "change", "configure", "recovered", "move", "order"]
