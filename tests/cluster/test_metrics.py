@@ -18,6 +18,9 @@ from millstream_server.local_cluster.supervisor import LocalCluster
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = 300
+# Every replica shows its partition.
+REPLICAS = 3
+PARTITIONS = 3
 GROUP = "readers"
 
 EVERYWHERE = {
@@ -138,10 +141,10 @@ def scrapes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scrapes]:
         cluster.start()
         servers = cluster.bootstrap_servers
         with Admin(bootstrap_servers=servers) as admin:
-            admin.create_topics([NewTopic("logs", 3)])
+            admin.create_topics([NewTopic("logs", PARTITIONS)])
         with Producer(bootstrap_servers=servers) as producer:
             for number in range(RECORDS):
-                producer.send("logs", b"line", partition=number % 3)
+                producer.send("logs", b"line", partition=number % PARTITIONS)
             producer.flush()
         with Consumer(
             bootstrap_servers=servers, group_id=GROUP, auto_offset_reset="earliest"
@@ -185,10 +188,10 @@ def test_the_values_are_those_of_the_load(scrapes: Scrapes) -> None:
     assert total("raft_state") == 3
     assert total("topic_records_in_total", **logs) == RECORDS
     assert total("topic_records_out_total", **logs) == RECORDS
-    assert total("partition_log_end_offset", **logs) == RECORDS
-    assert total("partition_high_watermark", **logs) == RECORDS
-    assert total("partition_in_sync_replicas", **logs) == 3
-    assert total("partition_replicas", **logs) == 3
+    assert total("partition_log_end_offset", **logs) == REPLICAS * RECORDS
+    assert total("partition_high_watermark", **logs) == REPLICAS * RECORDS
+    assert total("partition_in_sync_replicas", **logs) == PARTITIONS * REPLICAS * REPLICAS
+    assert total("partition_replicas", **logs) == PARTITIONS * REPLICAS * REPLICAS
     assert total("partition_under_replicated") == 0
     assert total("partition_offline") == 0
     assert total("replica_lag_records") == 0

@@ -14,6 +14,7 @@ DATA_FOLDER = "data"
 
 # One per role and node: the gRPC port and the admin port.
 PORTS_PER_NODE = 2
+_REPLICATION_FACTOR_MAX = 3
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,8 @@ def plan_cluster(
     rows = [(role, number) for role, count in counts.items() for number in range(1, count + 1)]
     voters = [f"{index + 1}@127.0.0.1:{ports[PORTS_PER_NODE * index]}" for index in range(metadata)]
     own = node_configs or {}
+    # Named, not left to the number of brokers that happen to be up when a topic is made.
+    shared = {**_replication_factors(brokers), **(config or {})}
     nodes = tuple(
         _node(
             folder,
@@ -108,11 +111,16 @@ def plan_cluster(
             number,
             node_id,
             ports,
-            {**(config or {}), **own.get(node_id, {})},
+            {**shared, **own.get(node_id, {})},
         )
         for node_id, (role, number) in enumerate(rows, 1)
     )
     return ClusterPlan(cluster_id, folder, nodes)
+
+
+def _replication_factors(brokers: int) -> dict[str, Any]:
+    factor = min(_REPLICATION_FACTOR_MAX, brokers)
+    return {"default.replication.factor": factor, "offsets.topic.replication.factor": factor}
 
 
 def _node(

@@ -87,14 +87,14 @@ class NodeConfig(BaseModel):
     )
     default_replication_factor: int = _key(
         "default.replication.factor",
-        1,
+        0,
         "Replicas of topics created without a number; 0: three, or all brokers if fewer.",
         ge=0,
         le=1000,
     )
     offsets_topic_replication_factor: int = _key(
         "offsets.topic.replication.factor",
-        1,
+        0,
         "Replicas of the topic of committed positions; 0: three, or all brokers if fewer.",
         ge=0,
         le=1000,

@@ -70,3 +70,22 @@ def test_a_cluster_without_a_coordinator_is_refused():
 def test_a_wrong_number_of_ports_is_refused():
     with pytest.raises(ValueError, match="ports"):
         plan(brokers=2)
+
+
+@pytest.mark.parametrize(("brokers", "factor"), [(1, 1), (2, 2), (5, 3)])
+def test_the_replication_factor_is_named_and_can_be_another(brokers: int, factor: int):
+    ports = tuple(range(2 * (1 + brokers + 1)))
+
+    def planned(**config: int):
+        named = {key.replace("_", "."): value for key, value in config.items()}
+        made = plan_cluster(
+            Path("/c"), ports, cluster_id="c", metadata=1, brokers=brokers, coordinators=1,
+            config=named,
+        )  # fmt: skip
+        return [
+            made.nodes[0].config[f"{topic}.replication.factor"]
+            for topic in ("default", "offsets.topic")
+        ]
+
+    assert planned() == [factor, factor]
+    assert planned(default_replication_factor=1) == [1, factor]
