@@ -10,12 +10,13 @@ from millstream.v1 import metadata_service_pb2 as public
 from millstream.v1 import metadata_service_pb2_grpc as public_grpc
 from millstream_raft import topic_config
 from millstream_raft.delta import Delta
-from millstream_raft.image import Image, TopicState, shard_of_group
-from millstream_server.cluster import replica_listing
+from millstream_raft.image import Image, shard_of_group
+from millstream_server.cluster import audit, replica_listing
 from millstream_server.cluster.cluster_watch import ClusterWatch
 from millstream_server.cluster.config import ClusterConfig
 from millstream_server.cluster.metadata_plane import MetadataPlane
 from millstream_server.cluster.public_messages import node_message, node_messages, topic_message
+from millstream_server.cluster.topic_lookup import topic_by_id, topic_by_name
 from millstream_server.runtime.errors import ServiceError, abort
 from millstream_server.v1 import controller_service_pb2 as pb
 
@@ -125,8 +126,8 @@ class MetadataServicer(public_grpc.MetadataServiceServicer):
             image = await self._read(request.consistency, context)
             if request.create_missing:
                 image = await self._create_missing(image, request.names)
-            topics = [_topic_by_name(image, name) for name in request.names]
-            topics += [_topic_by_id(image, topic_id) for topic_id in request.topic_ids]
+            topics = [topic_by_name(image, name) for name in request.names]
+            topics += [topic_by_id(image, topic_id) for topic_id in request.topic_ids]
         except ServiceError as error:
             await abort(context, error)
         return public.DescribeTopicsResponse(
@@ -176,7 +177,7 @@ class MetadataServicer(public_grpc.MetadataServiceServicer):
         """See the proto."""
         image = await self._read(request.consistency, context)
         try:
-            topic = _topic_by_name(image, request.topic)
+            topic = topic_by_name(image, request.topic)
         except ServiceError as error:
             await abort(context, error)
         response = public.DescribeConfigsResponse(version=image.version)
@@ -242,14 +243,20 @@ class MetadataServicer(public_grpc.MetadataServiceServicer):
     ) -> public.ElectLeadersResponse:
         """See the proto."""
         write = pb.ExecuteRequest(elect_leaders=request)
-        return (await self._write(write, context)).elect_leaders
+        details = {
+            "kind": public.ElectionKind.Name(request.kind) if request.kind < 3 else "?",
+            "partitions": len(request.partitions) or "all",
+        }
+        return (await self._order("elect leaders", write, context, details)).elect_leaders
 
     async def AlterPartitionReassignments(
         self, request: public.AlterPartitionReassignmentsRequest, context: Context
     ) -> public.AlterPartitionReassignmentsResponse:
         """See the proto."""
         write = pb.ExecuteRequest(alter_partition_reassignments=request)
-        return (await self._write(write, context)).alter_partition_reassignments
+        details = {"partitions": len(request.partitions)}
+        answer = await self._order("reassign partitions", write, context, details)
+        return answer.alter_partition_reassignments
 
     async def ListPartitionReassignments(
         self, request: public.ListPartitionReassignmentsRequest, context: Context
@@ -263,14 +270,16 @@ class MetadataServicer(public_grpc.MetadataServiceServicer):
     ) -> public.DecommissionBrokerResponse:
         """See the proto."""
         write = pb.ExecuteRequest(decommission_broker=request)
-        return (await self._write(write, context)).decommission_broker
+        details = {"node_id": request.node_id, "cancel": request.cancel}
+        return (await self._order("decommission", write, context, details)).decommission_broker
 
     async def DrainBroker(
         self, request: public.DrainBrokerRequest, context: Context
     ) -> public.DrainBrokerResponse:
         """See the proto."""
         write = pb.ExecuteRequest(drain_broker=request)
-        return (await self._write(write, context)).drain_broker
+        details = {"node_id": request.node_id}
+        return (await self._order("drain", write, context, details)).drain_broker
 
     async def DescribeQuorum(
         self, request: public.DescribeQuorumRequest, context: Context
@@ -300,6 +309,17 @@ class MetadataServicer(public_grpc.MetadataServiceServicer):
         if not image.shards:
             raise ServiceError("COORDINATOR_LOADING", "the coordinators' topic is being made")
         return image
+
+    async def _order(
+        self, order: str, request: pb.ExecuteRequest, context: Context, details: dict[str, Any]
+    ) -> pb.ExecuteResponse:
+        try:
+            response = await self._plane.execute(request, timeout_ms=self._left_ms(context))
+        except ServiceError as error:
+            audit.order_given(context, order, str(error), details)
+            await abort(context, error)
+        audit.order_given(context, order, "", details)
+        return response
 
     async def _write(self, request: pb.ExecuteRequest, context: Context) -> pb.ExecuteResponse:
         try:
@@ -378,17 +398,3 @@ def _out_of_touch() -> ServiceError:
     return ServiceError(
         "UNAVAILABLE", "this node is out of touch with the metadata quorum; ask another"
     )
-
-
-def _topic_by_name(image: Image, name: str) -> TopicState:
-    topic = image.topic(name)
-    if topic is None:
-        raise ServiceError("UNKNOWN_TOPIC", f"topic {name!r} does not exist")
-    return topic
-
-
-def _topic_by_id(image: Image, topic_id: bytes) -> TopicState:
-    topic = image.topics.get(topic_id)
-    if topic is None:
-        raise ServiceError("UNKNOWN_TOPIC", f"no topic has the id {topic_id.hex()}")
-    return topic

@@ -1,12 +1,20 @@
 """What descriptions tell of replicas: who leads, who is in sync, what moves, who holds how much."""
 
+import grpc
+import pytest
+from structlog.testing import capture_logs
+
+from millstream.v1 import errors_pb2
 from millstream.v1 import metadata_service_pb2 as public
+from millstream.v1 import metadata_service_pb2_grpc as public_grpc
+from millstream_raft.decision import ClusterDefaults
 from millstream_raft.image import Image
 from millstream_server.cluster import replica_listing
 from millstream_server.cluster.public_messages import node_message, partition_message
 from millstream_server.v1 import controller_service_pb2 as pb
 from millstream_server.v1 import metadata_command_pb2 as command_pb
 from tests.fakes import metadata_images as images
+from tests.fakes.metadata_cluster import running_cluster
 from tests.fakes.metadata_requests import execute
 
 
@@ -75,6 +83,30 @@ def test_reassignments_are_listed_by_name_page_by_page() -> None:
     assert not second.next_page_token
     of_one = public.ListPartitionReassignmentsRequest(topic_ids=[images.topic_id(1)])
     assert [x.topic for x in replica_listing.reassignments(image, of_one).reassignments] == ["b"]
+
+
+async def test_orders_of_operators_are_noted_with_who_gave_them() -> None:
+    defaults = ClusterDefaults(replication_factor=1)
+    async with running_cluster(defaults=defaults) as cluster:
+        node = await cluster.node(1)
+        await node.view.wait_registered()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{node.identity.port}") as channel:
+            stub = public_grpc.MetadataServiceStub(channel)
+            created = await stub.CreateTopic(public.CreateTopicRequest(name="logs"))
+            target = public.ElectionTarget(topic_id=created.topic.topic_id)
+            with capture_logs() as lines:
+                elected = await stub.ElectLeaders(
+                    public.ElectLeadersRequest(
+                        kind=public.ELECTION_KIND_UNCLEAN, partitions=[target]
+                    )
+                )
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await stub.DrainBroker(public.DrainBrokerRequest(node_id=9))
+    assert elected.results[0].error == errors_pb2.ERROR_REASON_ELECTION_NOT_NEEDED
+    first, second = (line for line in lines if line["event"] == "operator's order")
+    assert (first["order"], first["kind"]) == ("elect leaders", "ELECTION_KIND_UNCLEAN")
+    assert first["peer"].startswith("ipv4:127.0.0.1:")
+    assert (second["node_id"], second["refusal"][:12]) == (9, "UNKNOWN_NODE")
 
 
 def test_a_node_tells_that_it_leaves() -> None:
