@@ -202,7 +202,7 @@ class LeaderLink:
             session_id=session_id,
             lane=lane,
         )
-        await call.write(pb.ReplicateRequest(hello=hello, credit_bytes=self._credit(lane)))
+        await _write_to(call, pb.ReplicateRequest(hello=hello, credit_bytes=self._credit(lane)))
         welcome = await call.read()
         if welcome is grpc.aio.EOF:
             raise ServiceError("UNAVAILABLE", f"node {self.leader_id} ended the session at once")
@@ -218,8 +218,8 @@ class LeaderLink:
             self._credit_due[lane] = 0
             if lane == pb.REPLICATION_LANE_TAIL:
                 request.positions.extend(self._take_positions())
-            if request.credit_bytes or request.positions:
-                await call.write(request)
+            if (request.credit_bytes or request.positions) and not await _write_to(call, request):
+                return
 
     def _take_positions(self) -> list[pb.FollowerPosition]:
         left, self._left = self._left, []
@@ -245,3 +245,12 @@ class LeaderLink:
                     self.give_back(lane, len(push.frames))
                 else:
                     followed.take(push, lane)
+
+
+async def _write_to(call: Any, request: pb.ReplicateRequest) -> bool:
+    """False if the call is over already: reading it tells why."""
+    try:
+        await call.write(request)
+    except asyncio.InvalidStateError:
+        return False
+    return True
