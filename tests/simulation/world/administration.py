@@ -74,6 +74,16 @@ class Operator:
         if await self._try(self._client.call(methods.ELECT_LEADERS, request)):
             self._world.count("preferred_elections")
 
+    def elect_unclean(self, topic_id: bytes, partition: int) -> None:
+        """Give a partition a leader although acknowledged records may be lost."""
+        self.process.spawn(self._elect_unclean(topic_id, partition))
+
+    async def _elect_unclean(self, topic_id: bytes, partition: int) -> None:
+        request = metadata.ElectLeadersRequest(kind=metadata.ELECTION_KIND_UNCLEAN)
+        request.partitions.add(topic_id=topic_id, partition=partition)
+        if await self._try(self._client.call(methods.ELECT_LEADERS, request)):
+            self._world.count("unclean_elections")
+
     def reassign(self, topic: TopicPlan, fault: Fault) -> None:
         """Have a partition replicated by other brokers, in another order."""
         brokers = [machine.node_id for machine in self._world.brokers]

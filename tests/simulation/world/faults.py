@@ -5,7 +5,7 @@ from collections.abc import Callable
 from tests.fakes.memory_files import Fault as DiskFault
 from tests.simulation.world.administration import Operator
 from tests.simulation.world.nodes import BrokerMachine, Machine
-from tests.simulation.world.plan import Fault, Plan
+from tests.simulation.world.plan import Fault, Plan, TopicPlan
 from tests.simulation.world.world import World
 
 # How often the supervisor of the brokers looks after them.
@@ -266,6 +266,11 @@ class FaultInjector:
         """True if the disk of this machine may be the bad one."""
         self._bad_disk = self._bad_disk or machine.host
         return self._bad_disk == machine.host
+
+    def needs_operator(self, topic: TopicPlan) -> bool:
+        """True if the rules allow that a partition of the topic waits for an operator."""
+        lossy = len(self.lossy_hosts)
+        return self._bad_disk is not None or (not topic.fsync and lossy >= topic.min_in_sync)
 
     def _may_rot(self, machine: BrokerMachine) -> bool:
         """Only what is replicated survives a disk."""

@@ -285,6 +285,12 @@ class ServerCall:
         """See ``grpc.aio.ServicerContext``. Nothing is encrypted here."""
         return {}
 
+    def peer_identities(self) -> None:
+        """See ``grpc.aio.ServicerContext``. Nobody proves who he is here."""
+
+    def peer_identity_key(self) -> None:
+        """See ``grpc.aio.ServicerContext``."""
+
     def time_remaining(self) -> float | None:
         """See ``grpc.aio.ServicerContext``."""
         if self._deadline_at is None:
