@@ -2,9 +2,9 @@
 
 Variables: SEEDS, or MINUTES (as many seeds as that gives; an interrupt ends it early, with its
 result; FIRST_SEED = the result's last seed + 1 goes on), FIRST_SEED, NODES (3 or 5; unset, the seed
-decides), DROP (a rule to switch off, by its name in ``millstream_raft/rules.py``; ``all``: one after the
-other, each until it was found needed a few times), STOCK=1 (the library without the layer; no
-power loss there, since it syncs nothing).
+decides), DROP (a rule to switch off, by its name in ``millstream_raft/rules.py``; ``all``: one
+after the other, each until it was found needed a few times), STOCK=1 (the library without the
+layer; no power loss there, since it syncs nothing).
 
 The exit code tells whether what must be found was found: nothing; with DROP anything, with
 DROP=all for each rule; with STOCK each of the faults S1, S2, S6, and S3 if five voters played.
