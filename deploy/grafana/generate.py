@@ -80,6 +80,8 @@ def health_row(board: dashboard.Dashboard) -> dashboard.Dashboard:
 
     brokers = f"count(millstream_broker_info{{{CLUSTER}}})"
     controllers = f"sum(millstream_active_controller{{{CLUSTER}}})"
+    elections = f'millstream_leader_elections_total{{{CLUSTER},kind="unclean"}}'
+    unclean = f"sum(increase({elections}[$__range]))"
     return (
         board.with_row(dashboard.Row("Health"))
         .with_panel(number("Brokers online", brokers, "All of them"))
@@ -88,6 +90,7 @@ def health_row(board: dashboard.Dashboard) -> dashboard.Dashboard:
         .with_panel(number("Under-replicated", count("under_replicated"), "0"))
         .with_panel(number("Under min ISR", count("under_min_isr"), "0"))
         .with_panel(number("At min ISR", count("at_min_isr"), "0 with replication factor 3"))
+        .with_panel(number("Unclean elections", unclean, "0: each one may have lost records"))
     )
 
 
@@ -129,6 +132,7 @@ def replication_row(board: dashboard.Dashboard) -> dashboard.Dashboard:
 
     in_sync = across("min", "topic", "millstream_partition_in_sync_replicas", TOPIC)
     flush = "millstream_log_flush_duration_seconds"
+    copied = "millstream_replication_bytes"
     worst = "Worst partition of each topic and replica"
     return (
         board.with_row(dashboard.Row("Replication"))
@@ -144,6 +148,40 @@ def replication_row(board: dashboard.Dashboard) -> dashboard.Dashboard:
         .with_panel(
             graph(
                 "In-sync replicas", "short", "Fewest of any partition.", query(in_sync, "{{topic}}")
+            )
+        )
+        .with_panel(
+            graph(
+                "ISR changes",
+                "short",
+                "Shrinks and expands a second, by leaders.",
+                query(f"sum(rate(millstream_isr_shrinks_total{{{CLUSTER}}}{RATE}))", "shrinks"),
+                query(f"sum(rate(millstream_isr_expands_total{{{CLUSTER}}}{RATE}))", "expands"),
+            )
+        )
+        .with_panel(
+            graph(
+                "Elections",
+                "short",
+                "Leaders elected a second, by kind.",
+                query(rate_by("kind", "millstream_leader_elections_total", CLUSTER), "{{kind}}"),
+            )
+        )
+        .with_panel(
+            graph(
+                "Replication traffic",
+                "Bps",
+                "Bytes copied a second, by broker.",
+                query(rate_by("instance", f"{copied}_in_total", CLUSTER), "in {{instance}}"),
+                query(rate_by("instance", f"{copied}_out_total", CLUSTER), "out {{instance}}"),
+            )
+        )
+        .with_panel(
+            graph(
+                "Leaders out of place",
+                "short",
+                "Partitions that their preferred replica does not lead.",
+                query(f"sum(millstream_preferred_leader_imbalance{{{CLUSTER}}})", "partitions"),
             )
         )
         .with_panel(
