@@ -27,7 +27,11 @@ from millstream_server.broker.replication.follower_rules import (
     truncation_target,
 )
 from millstream_server.runtime.errors import reason_name
-from millstream_server.storage.errors import MalformedAppendError, StorageError
+from millstream_server.storage.errors import (
+    LogDamagedError,
+    MalformedAppendError,
+    StorageError,
+)
 from millstream_server.storage.follower import EpochRun, take_frames
 from millstream_server.storage.log_upkeep import restart
 from millstream_server.v1 import replication_service_pb2 as pb
@@ -343,8 +347,12 @@ class FollowedPartition:
             try:
                 check_truncation(target, state.high_watermark, recovering=recovering)
             except TruncationBelowMarkError as error:
-                _log.error("truncation refused", partition=str(state), error=str(error))
-                self._begin_later(_TROUBLE_RETRY_S)
+                # Most likely it slept through a recovery. What it has may be all that is left of
+                # something: it is set aside for people, and the log is copied anew.
+                self._rest()
+                apart = LogDamagedError(str(error), offset=target, path=self._log.path)
+                self._log.fail(apart)
+                self._hosted.note_failure(self.replica, apart)
                 return
         self._rest()
         self.phase = Phase.CUTTING

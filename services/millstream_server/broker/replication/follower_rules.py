@@ -5,7 +5,7 @@ from millstream_server.storage.epochs import EpochHistory
 
 class TruncationBelowMarkError(Exception):
     """The leader's log parts from this one below what is known to be committed: nobody may cut
-    here (invariant 14). The replica stays as it is, out of step, for people to look at."""
+    here (invariant 14)."""
 
 
 def continues(

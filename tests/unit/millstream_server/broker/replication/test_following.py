@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 from millstream.record import parse_header
 from millstream.record.batch import iterate_frames
@@ -188,13 +189,20 @@ async def test_epochs_without_records_go_too(
     assert (again.end_offset, again.begin.last_epoch) == (4, 1)
 
 
-async def test_nothing_committed_is_cut(leader: ScriptedLeader, follower: BrokerNode) -> None:
+async def test_nothing_committed_is_cut(
+    leader: ScriptedLeader, follower: BrokerNode, metadata: FakeMetadata, tmp_path: Path
+) -> None:
     await copied(leader)
     leader.end_sessions()
     begun = await leader.begin()
     await leader.push(begun, divergence={"epoch": 1, "end_offset": 2})
-    await leader.begin()  # out of step, and it stays so
-    assert len(offsets_and_epochs(follower)) == 4
+    await until(lambda: bool(follower.view.executed))
+    assert follower.view.executed[-1].HasField("report_damaged_logs")
+    metadata.change_partition("logs", 0, isr=(2,))
+    assert (await leader.begin()).end_offset == 0  # it copies anew
+    [aside] = (tmp_path / "node-1").glob("*.damaged")
+    [segment] = aside.glob("*.log")
+    assert segment.read_bytes().count(b"\x7a") >= 4  # all that it had is there still
 
 
 async def test_a_recovering_leader_s_log_counts_whatever_was_committed(
