@@ -64,10 +64,13 @@ class SimExecutor:
 
     def close(self) -> None:
         """See ``Executor``."""
-        if self._jobs:
-            raise RuntimeError(f"{len(self._jobs)} jobs are left")
         if self._thread is not None:
+            while self._thread.paused:
+                self._thread.go_on()
             self._thread.end()
+        jobs, self._jobs = self._jobs, deque()
+        for job, done in jobs:
+            self._process.call_soon(done, *_outcome(job))
 
     def _work_s(self) -> float:
         return self._process.random.uniform(*self._speed.work_s) + self._speed.extra_s
@@ -79,6 +82,8 @@ class SimExecutor:
             self._process.call_in(delay, self._run)
 
     def _run(self) -> None:
+        if not self._jobs:  # closed meanwhile
+            return
         job, done = self._jobs.popleft()
         if self._thread is None or self._process.random.random() >= _STOPPING:
             result, error = _outcome(job)
@@ -96,7 +101,8 @@ class SimExecutor:
 
     def _go_on(self, done: Callable[..., None]) -> None:
         assert self._thread is not None
-        self._thread.go_on()
+        if self._thread.paused:  # not, if it was closed meanwhile
+            self._thread.go_on()
         self._look(done)
 
     def _finished(

@@ -25,6 +25,9 @@ class FaultInjector:
         self.story: list[str] = []
         # Brokers that may have lost what they had in memory.
         self.lossy_hosts: set[str] = set()
+        # Brokers that started after an end that was not clean.
+        self.unclean_hosts: set[str] = set()
+        world.broker_observers.append(self._broker_starts)
         # Brokers of which something on the disk was damaged or taken away.
         self.rotten_hosts: set[str] = set()
         # The broker with the bad disk. Only one has it: the rules promise nothing once the disks
@@ -269,8 +272,17 @@ class FaultInjector:
 
     def needs_operator(self, topic: TopicPlan) -> bool:
         """True if the rules allow that a partition of the topic waits for an operator."""
-        lossy = len(self.lossy_hosts)
-        return self._bad_disk is not None or (not topic.fsync and lossy >= topic.min_in_sync)
+        return self._bad_disk is not None or (not topic.fsync and self.outdone(topic))
+
+    def outdone(self, topic: TopicPlan) -> bool:
+        """True if more happened to the brokers than page-cache mode survives."""
+        unclean = self.unclean_hosts | self.lossy_hosts
+        return bool(self.lossy_hosts) and len(unclean) >= topic.min_in_sync
+
+    def _broker_starts(self, machine: BrokerMachine) -> None:
+        directory = machine.app.directory
+        if directory.previous_node_epoch and not directory.clean_shutdown:
+            self.unclean_hosts.add(machine.host)
 
     def _may_rot(self, machine: BrokerMachine) -> bool:
         """Only what is replicated survives a disk."""
