@@ -90,3 +90,7 @@ raft-fuzz: setup ## Random schedules on the real Raft core: SEEDS MINUTES FIRST_
 .PHONY: sim
 sim: setup ## Seeded fault schedules on a simulated cluster: SEEDS FIRST_SEED MINUTES REPLICAS RESUME
 	@$(BIN)/python -m tests.campaigns.sim
+
+.PHONY: mutants
+mutants: setup ## Bugs planted in production code, for the simulator to find: SEEDS FIRST_SEED JOBS ONLY RESUME
+	@$(BIN)/python -m tests.campaigns.mutants

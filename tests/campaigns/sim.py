@@ -3,8 +3,9 @@
 Variables: SEEDS, FIRST_SEED, MINUTES (go on until so many are over, whatever SEEDS), REPLICAS (of
 the topics; unset: each seed draws 1 or 3), RESUME (a file that keeps the totals, so that a campaign
 can be interrupted and goes on with the next seed), CHECK_EVERY (events between two looks at all
-nodes), SHRINK=0 (print failing schedules as they are). Each failing seed is shrunk and told as a
-story on stderr; FIRST_SEED=<it> SEEDS=1 plays it again.
+nodes), SHRINK=0 (print failing schedules as they are), FAULTS=0 (quiet schedules), STOP=1 (end with
+the first failing one). Each failing seed is shrunk and told as a story on stderr;
+FIRST_SEED=<it> SEEDS=1 plays it again.
 """
 
 import json
@@ -75,7 +76,8 @@ def main() -> int:
     """Exit code 0 if nothing broke and everything was exercised."""
     seeds, first_seed = integer("SEEDS", 100), integer("FIRST_SEED", 1)
     minutes, replicas = integer("MINUTES", 0), integer("REPLICAS", 0)
-    shrinks = bool(integer("SHRINK", 1))
+    shrinks, stops = bool(integer("SHRINK", 1)), bool(integer("STOP", 0))
+    faults = bool(integer("FAULTS", 1))
     resume = Path(os.environ["RESUME"]) if os.environ.get("RESUME") else None
     totals = _load(resume, first_seed)
     run = partial(play, check_every=integer("CHECK_EVERY", 10))
@@ -85,13 +87,16 @@ def main() -> int:
             totals.seconds = before_s + time.monotonic() - begin
             if minutes and totals.seconds >= minutes * 60:
                 break
-            plan = draw_plan(totals.first_seed + totals.schedules, replication_factor=replicas)
+            seed = totals.first_seed + totals.schedules
+            plan = draw_plan(seed, faults=faults, replication_factor=replicas)
             report = run(plan)
             totals.add(report)
             if report.violations:
                 if shrinks:
                     plan, report = shrink(plan, report, run)
                 progress(tell(plan, report))
+                if stops:
+                    break
             if totals.schedules % _PROGRESS_EVERY == 0:
                 progress(f"{totals.schedules} schedules, {sum(totals.violations.values())} broken")
             if resume is not None:
@@ -99,11 +104,11 @@ def main() -> int:
     except KeyboardInterrupt:
         progress("interrupted")
     totals.seconds = before_s + time.monotonic() - begin
-    return _result(totals)
+    return _result(totals, faults)
 
 
-def _result(totals: Totals) -> int:
-    missing = totals.missing() if totals.schedules >= _SEEDS_FOR_ALL else []
+def _result(totals: Totals, faults: bool) -> int:
+    missing = totals.missing() if faults and totals.schedules >= _SEEDS_FOR_ALL else []
     print_result(
         {
             **{key: value for key, value in asdict(totals).items() if key != "simulated_s"},
