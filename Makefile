@@ -94,3 +94,7 @@ sim: setup ## Seeded fault schedules on a simulated cluster: SEEDS FIRST_SEED MI
 .PHONY: mutants
 mutants: setup ## Bugs planted in production code, for the simulator to find: SEEDS FIRST_SEED JOBS ONLY RESUME
 	@$(BIN)/python -m tests.campaigns.mutants
+
+.PHONY: faults
+faults: setup ## Faults of every class on a real cluster, judged: MINUTES SEED FAULTS RATE EDN FOLDER
+	@$(BIN)/python -m tests.campaigns.faults

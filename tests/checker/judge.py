@@ -58,6 +58,8 @@ class Expectations:
     read_all: bool = True
     # True if an acknowledged send may be lost by what it promised and what happened.
     excused: Callable[[Send], bool] = lambda send: False
+    # True if readers see an acknowledged send at once; what a leader alone has, they do not.
+    visible: Callable[[Send], bool] = lambda send: True
 
 
 def judge(history: History, expectations: Expectations | None = None) -> list[Anomaly]:
@@ -203,6 +205,7 @@ class _Judge:
             if send.outcome is Outcome.OK
             and send.offset is not None
             and not self._expectations.excused(send)
+            and self._expectations.visible(send)
         )
         known: dict[Key, int] = {}
         asked = sorted(self._history.end_offsets, key=lambda one: one.begun_line)

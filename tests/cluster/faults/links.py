@@ -34,8 +34,11 @@ class LinkRule:
     jitter_ms: float = 0.0
     # 0: without limit.
     bytes_per_second: int = 0
-    # How often a chunk has one bit turned.
+    # How often a chunk has one bit turned …
     corruption: float = 0.0
+    # … within the bytes that follow this, if it is in the chunk; empty: anywhere. Without TLS only
+    # what a checksum of ours covers may be spoilt: TCP's own caught the rest already.
+    corrupted_after: bytes = b""
 
 
 _CLEAR = LinkRule()
@@ -81,9 +84,9 @@ class _Direction:
                 self._writer.write_eof()
                 return
             if rule.corruption and self._proxies.random.random() < rule.corruption:
-                data = self._proxies.corrupted(data)
+                data = self._proxies.corrupted(data, rule.corrupted_after)
             if rule.bytes_per_second:
-                await asyncio.sleep(len(data) / rule.bytes_per_second)
+                await self._proxies.rules_unchanged(len(data) / rule.bytes_per_second)
             self._writer.write(data)
             await self._writer.drain()
             self._proxies.bytes_passed += len(data)
@@ -144,11 +147,20 @@ class LinkProxies:
         """Wait for the next change."""
         await self._changed.wait()
 
-    def corrupted(self, data: bytes) -> bytes:
-        """The bytes with one bit turned."""
+    async def rules_unchanged(self, seconds: float) -> None:
+        """Wait for so long, but not beyond the next change."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.rules_changed(), seconds)
+
+    def corrupted(self, data: bytes, after: bytes) -> bytes:
+        """The bytes with one bit turned; unchanged if they do not hold ``after``."""
+        begin = data.find(after) + len(after)
+        if begin < len(after) or begin == len(data):
+            return data
         self.chunks_corrupted += 1
         spoilt = bytearray(data)
-        spoilt[self.random.randrange(len(spoilt))] ^= 1 << self.random.randrange(8)
+        end = begin + 1 if after else len(spoilt)
+        spoilt[self.random.randrange(begin, end)] ^= 1 << self.random.randrange(8)
         return bytes(spoilt)
 
     async def _set_rules(self, rules: dict[Link, LinkRule]) -> None:

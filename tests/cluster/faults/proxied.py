@@ -1,13 +1,13 @@
 """A local cluster in which everything that nodes and clients say goes through proxies."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 from uuid import uuid4
 
-from millstream_server.local_cluster.plan import plan_cluster, port_count
+from millstream_server.local_cluster.plan import NodePlan, plan_cluster, port_count
 from millstream_server.local_cluster.ports import ReservedPorts
 from millstream_server.local_cluster.supervisor import LocalCluster
 from tests.cluster.faults.links import LOOPBACK, LinkProxies
@@ -25,7 +25,11 @@ class ProxiedCluster:
         brokers: int = 3,
         coordinators: int = 1,
         config: Mapping[str, Any] | None = None,
+        data_folder: Callable[[NodePlan], Path | None] = lambda node: None,
+        clients: Callable[[], Mapping[int, str]] = dict,
     ) -> None:
+        """``data_folder`` says where a node keeps its data, None: where it always does;
+        ``clients`` gives the names of client processes whose links have rules of their own."""
         reserved = ReservedPorts()
         plan = plan_cluster(
             folder,
@@ -45,11 +49,13 @@ class ProxiedCluster:
                     **node.config,
                     "listeners": f"{_behind(node.node_id)}:{node.port}",
                     "advertised.listeners": node.address,
+                    "data.dir": str(data_folder(node) or node.config["data.dir"]),
                 },
             )
             for node in plan.nodes
         )
         self.cluster = LocalCluster(replace(plan, nodes=nodes), ports=reserved)
+        self._clients = clients
         self.links = LinkProxies(random, self._names_by_pid)
 
     @property
@@ -69,7 +75,7 @@ class ProxiedCluster:
         self.links.close()
 
     def _names_by_pid(self) -> dict[int, str]:
-        pids = {}
+        pids = dict(self._clients())
         for name in self.names:
             pid = self.cluster.pid(name)
             if pid is not None:

@@ -1,0 +1,108 @@
+"""``make faults``: a cluster of real processes behind proxies, under faults by a schedule; everything
+that its clients were told is judged.
+
+Variables: MINUTES, SEED, FAULTS (names of classes such as ``F1,F4``; unset: all that work on this
+machine), RATE (records per second and writer), EDN (a file that gets the history in the form of
+``jepsen.tests.kafka``), FOLDER (where everything is kept; unset: nothing is, unless it failed),
+FAULTS_TAMPER (``lost`` or ``duplicated``: falsify what was read; the run must then fail). Ctrl-C
+ends the faults, heals, checks and prints.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.campaigns.figures import integer, print_result, progress
+from tests.cluster.faults.catalogue import usable
+from tests.cluster.faults.disks import DisksForbidden, enter_own_namespace
+from tests.cluster.faults.runner import Campaign, Plan
+from tests.cluster.faults.verdict import Verdict, summary
+
+# Of what the writers offer, over the whole run: with less the faults met an idle cluster.
+_HELD_MIN = 0.1
+_WRITERS = 4
+
+
+def main() -> int:
+    """Exit code 0 if nothing was lost, doubled or out of order, and enough was exercised."""
+    begin_s = time.monotonic()
+    try:
+        enter_own_namespace()
+        disks = True
+    except DisksForbidden as error:
+        progress(f"no disks of our own: {error}")
+        disks = False
+    wanted = [name.strip().upper() for name in os.environ.get("FAULTS", "").split(",")]
+    try:
+        chosen, skipped = usable([name for name in wanted if name], disks=disks)
+    except ValueError as error:
+        progress(str(error))
+        return 2
+    minutes = float(os.environ.get("MINUTES") or 2)
+    edn = os.environ.get("EDN")
+    plan = Plan(
+        seed=integer("SEED", 1),
+        seconds=minutes * 60,
+        classes=tuple(chosen),
+        rate=integer("RATE", 160),
+        disks=disks,
+        tamper=os.environ.get("FAULTS_TAMPER", ""),
+        edn=Path(edn) if edn else None,
+    )
+    given = os.environ.get("FOLDER")
+    folder = Path(given) if given else Path(tempfile.mkdtemp(prefix="millstream-faults-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    progress(f"seed {plan.seed}, {minutes:g} minutes of {', '.join(chosen)}, in {folder}")
+    campaign = Campaign(folder.absolute(), plan, progress)
+    verdict = campaign.run()
+    result = _result(campaign, verdict, skipped)
+    result["seconds"] = round(time.monotonic() - begin_s, 1)
+    for text in [*verdict.shown, *verdict.problems]:
+        progress(text)
+    passed = not (verdict.anomalies or verdict.problems)
+    print_result({"seed": plan.seed, "minutes": minutes, **result, "passed": passed})
+    if passed and not given:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0 if passed else 1
+
+
+def _result(campaign: Campaign, verdict: Verdict, skipped: dict[str, str]) -> dict[str, Any]:
+    plan, world = campaign.plan, campaign.world
+    per_second = verdict.acknowledged / max(verdict.seconds, 0.001)
+    if not campaign.injected and plan.classes:
+        verdict.problems.append("no fault was injected")
+    if per_second < _HELD_MIN * plan.rate * _WRITERS:
+        verdict.problems.append(f"only {per_second:.0f} records a second were acknowledged")
+    return {
+        "acknowledged": verdict.acknowledged,
+        "checked": verdict.checked,
+        "unknown": verdict.unknown,
+        "failed": verdict.failed,
+        "lost": verdict.lost,
+        "duplicated": verdict.anomalies["duplicate"],
+        "reordered": verdict.reordered,
+        "anomalies": dict(verdict.anomalies),
+        "excused": dict(verdict.excused),
+        "faults": dict(sorted(campaign.injected.items())),
+        "faults_skipped": skipped,
+        "not_possible": dict(campaign.impossible),
+        "counts": dict(sorted(world.counts.items())),
+        "ended_by_themselves": dict(world.ended_alone),
+        "unavailable_ms": summary(verdict.unavailable_ms),
+        "unavailable_with_others_ms": summary(verdict.unavailable_with_others_ms),
+        "acknowledged_per_second": round(per_second, 1),
+        "acknowledged_per_second_min": round(verdict.per_second_min, 1),
+        "offered_per_second": plan.rate * _WRITERS,
+        "settled_s": round(verdict.settled_s, 1),
+        "replica_bytes_compared": verdict.bytes_compared,
+        "client_errors": dict(verdict.errors.most_common(12)),
+        "problems": verdict.problems,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""The classes of faults by the numbers of the design's catalogue, and which of them work here."""
+
+from tests.cluster.faults.client_faults import Clients, Membership
+from tests.cluster.faults.disk_faults import (
+    FailedSync,
+    FullDisk,
+    NoDescriptorsOrReadOnly,
+    PowerLoss,
+    SlowSync,
+    tracing_works,
+)
+from tests.cluster.faults.fault import Fault
+from tests.cluster.faults.link_faults import FlippedBits, Partition, Resets, Slowness, Stall
+from tests.cluster.faults.process_faults import FileSize, Kill, Pause, Rolling
+
+CLASSES: dict[str, tuple[type[Fault], ...]] = {
+    "F1": (Kill,),
+    "F2": (Rolling,),
+    "F3": (Pause,),
+    "F4": (Partition,),
+    "F5": (Slowness, Stall),
+    "F6": (Resets,),
+    "F7": (FlippedBits,),
+    "F8": (FullDisk,),
+    "F9": (NoDescriptorsOrReadOnly,),
+    "F10": (FailedSync,),
+    "F11": (SlowSync,),
+    "F12": (FileSize,),
+    "F13": (PowerLoss,),
+    "F19": (Membership,),
+    "F20": (Clients,),
+}
+_NEED_DISKS = ("F8", "F13")
+_NEED_TRACING = ("F10", "F11")
+
+
+def usable(wanted: list[str], *, disks: bool) -> tuple[list[str], dict[str, str]]:
+    """The classes that can be injected on this machine, and why the others cannot. Raises
+    ValueError for a name that is no class."""
+    unknown = [name for name in wanted if name not in CLASSES]
+    if unknown:
+        raise ValueError(f"no such fault: {', '.join(unknown)}; there are {', '.join(CLASSES)}")
+    skipped: dict[str, str] = {}
+    if not disks:
+        skipped |= dict.fromkeys(_NEED_DISKS, "file systems may not be mounted here")
+    if any(name in wanted for name in _NEED_TRACING) and not tracing_works():
+        skipped |= dict.fromkeys(_NEED_TRACING, "strace may not be attached here")
+    chosen = [name for name in wanted or CLASSES if name not in skipped]
+    return chosen, {name: why for name, why in skipped.items() if name in (wanted or CLASSES)}

@@ -1,0 +1,238 @@
+"""What a campaign showed: anomalies, gaps, throughput; and whether it counts."""
+
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tests.checker.edn import export
+from tests.checker.history import History, Outcome, Send
+from tests.checker.judge import Anomaly, Expectations, judge
+from tests.cluster.faults.notes import Key, Reading, read_notes
+from tests.cluster.faults.replicas import compare
+from tests.cluster.faults.world import FSYNC, LEADER_ONLY, PAGE_CACHE, TOPICS, World
+
+if TYPE_CHECKING:
+    from tests.cluster.faults.runner import Campaign
+
+# What a leader alone acknowledged is safe once its followers have it; no fault may come so near.
+_ALONE_S = 20.0
+_LOST = ("lost-write", "unseen")
+_REORDERED = (
+    "nonmonotonic-send",
+    "realtime-order",
+    "nonmonotonic-poll",
+    "int-nonmonotonic-poll",
+)
+_SHOWN = 20
+
+
+@dataclass
+class Verdict:
+    """The figures of the result line."""
+
+    seconds: float
+    acknowledged: int = 0
+    checked: int = 0
+    unknown: int = 0
+    failed: int = 0
+    anomalies: Counter[str] = field(default_factory=Counter)
+    # Lost by what only memories held, when all memories lost their power.
+    excused: Counter[str] = field(default_factory=Counter)
+    shown: list[str] = field(default_factory=list)
+    # Reasons besides anomalies for which the run failed.
+    problems: list[str] = field(default_factory=list)
+    unavailable_ms: list[float] = field(default_factory=list)
+    unavailable_with_others_ms: list[float] = field(default_factory=list)
+    per_second_min: float = 0.0
+    bytes_compared: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    settled_s: float = 0.0
+
+    @property
+    def lost(self) -> int:
+        """Acknowledged, and not there."""
+        return sum(self.anomalies[name] for name in _LOST)
+
+    @property
+    def reordered(self) -> int:
+        """Out of order, for writers or readers."""
+        return sum(self.anomalies[name] for name in _REORDERED)
+
+
+def reach_verdict(campaign: "Campaign", seconds: float) -> Verdict:
+    """Judge the notes of all clients and the files of the stopped brokers."""
+    world, plan = campaign.world, campaign.plan
+    campaign.say("judging")
+    reading = read_notes(world.fleet.notes)
+    if plan.tamper:
+        tamper(reading.history, plan.tamper)
+    if plan.edn is not None:
+        with open(plan.edn, "w", encoding="ascii") as file:
+            file.writelines(f"{line}\n" for line in export(reading.history))
+    verdict = Verdict(seconds, errors=reading.errors)
+    _count(verdict, reading.history)
+    _note_skipped_commits(reading)
+    expectations = Expectations(excused=_Excuse(world), visible=_is_replicated)
+    for anomaly in judge(reading.history, expectations):
+        _take(verdict, anomaly, world)
+    _compare_replicas(verdict, world, reading.history)
+    _measure_gaps(verdict, world, reading.history)
+    return verdict
+
+
+def _count(verdict: Verdict, history: History) -> None:
+    outcomes = Counter(send.outcome for send in history.sends)
+    verdict.acknowledged = outcomes[Outcome.OK]
+    verdict.checked = sum(
+        send.outcome is Outcome.OK and send.key[0] != LEADER_ONLY  # type: ignore[index]
+        for send in history.sends
+    )
+    verdict.unknown = outcomes[Outcome.INFO] + outcomes[Outcome.OPEN]
+    verdict.failed = outcomes[Outcome.FAIL]
+
+
+def _is_replicated(send: Send) -> bool:
+    return send.durability.startswith("REPLICATED")
+
+
+class _Excuse:
+    """Which acknowledged sends may be lost by what their acknowledgement promised."""
+
+    def __init__(self, world: World) -> None:
+        self._read = world.recreations_read
+        self._begins, self._ends = _merged(world.disturbed)
+
+    def __call__(self, send: Send) -> bool:
+        topic = send.key[0]  # type: ignore[index]
+        if topic in TOPICS:
+            return topic == LEADER_ONLY and self._disturbed(send.completed_at)
+        # A topic that was deleted before it was read to the end.
+        return topic not in self._read
+
+    def _disturbed(self, at_s: float) -> bool:
+        index = bisect_left(self._ends, at_s - _ALONE_S)
+        return index < len(self._ends) and self._begins[index] <= at_s + _ALONE_S
+
+
+def _merged(spans: Iterable[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    begins: list[float] = []
+    ends: list[float] = []
+    for begin, end in sorted(spans):
+        if ends and begin <= ends[-1]:
+            ends[-1] = max(ends[-1], end)
+        else:
+            begins.append(begin)
+            ends.append(end)
+    return begins, ends
+
+
+def _take(verdict: Verdict, anomaly: Anomaly, world: World) -> None:
+    topic = anomaly.key[0] if isinstance(anomaly.key, tuple) else None
+    if topic == PAGE_CACHE and world.wide_power_loss:
+        verdict.excused[anomaly.name] += 1
+        return
+    verdict.anomalies[anomaly.name] += 1
+    if len(verdict.shown) < _SHOWN:
+        verdict.shown.append(str(anomaly)[:400])
+
+
+def _note_skipped_commits(reading: Reading) -> None:
+    """A committed position that covers records which no member was given."""
+    existing: dict[Key, set[int]] = defaultdict(set)
+    for poll in reading.history.polls:
+        if str(poll.process).startswith("final"):
+            for key, reads in poll.reads.items():
+                existing[key].update(offset for offset, _ in reads)  # type: ignore[index]
+    for key, end in reading.committed.items():
+        skipped = {offset for offset in existing[key] if offset < end} - reading.delivered[key]
+        if skipped:
+            text = f"{key}: {len(skipped)} offsets below {end}, first {min(skipped)}"
+            reading.history.note_anomaly("commit-skips", text)
+
+
+def _compare_replicas(verdict: Verdict, world: World, history: History) -> None:
+    ends: dict[Key, int] = defaultdict(int)
+    for send in history.sends:
+        if send.outcome is Outcome.OK and send.offset is not None:
+            key: Key = send.key  # type: ignore[assignment]
+            ends[key] = max(ends[key], send.offset + 1)
+    folders = world.data_folders()
+    for topic, count in TOPICS.items():
+        for number in range(count):
+            # Only what promises so must still be there.
+            end = ends[topic, number] if topic == FSYNC else 0
+            compared, problems = compare(folders, world.ids[topic], number, end)
+            verdict.bytes_compared += compared
+            for text in problems:
+                verdict.anomalies["replicas-differ"] += 1
+                verdict.shown.append(f"replicas-differ in {topic}/{number}: {text}")
+    if not verdict.bytes_compared:
+        verdict.problems.append("no bytes of replicas were compared")
+
+
+def _measure_gaps(verdict: Verdict, world: World, history: History) -> None:
+    """From the kill of a leader to the next acknowledgement of a send that began after it."""
+    by_key: dict[Key, list[tuple[float, float]]] = defaultdict(list)
+    completed: Counter[int] = Counter()
+    for send in history.sends:
+        if send.outcome is Outcome.OK:
+            by_key[send.key].append(  # type: ignore[index]
+                (send.invoked_at, send.completed_at)
+            )
+            completed[int(send.completed_at)] += 1
+    for kill in world.leader_kills:
+        for key in kill.keys:
+            at_s = kill.at_ns / 1e9
+            sends = by_key[key]
+            after = [done for begun, done in sends[bisect_left(sends, (at_s, 0.0)) :][:5_000]]
+            if after and key[0] == FSYNC:
+                gap_ms = (min(after) - at_s) * 1000
+                chosen = (
+                    verdict.unavailable_ms if kill.alone else verdict.unavailable_with_others_ms
+                )
+                chosen.append(gap_ms)
+    seconds = sorted(completed)
+    if seconds:
+        window = min(30, max(1, int(verdict.seconds)))
+        starts = range(seconds[0], max(seconds[0] + 1, seconds[-1] - window), 5)
+        rates = [sum(completed[start + n] for n in range(window)) / window for start in starts]
+        verdict.per_second_min = min(rates, default=0.0)
+
+
+def tamper(history: History, kind: str) -> None:
+    """Falsify what was read, to see that it is found: "lost" (a record that was acknowledged was
+    given to nobody), "duplicated" (it stands twice). Raises ValueError."""
+    send = next(
+        send
+        for send in history.sends
+        if send.outcome is Outcome.OK and send.offset is not None and send.key == (FSYNC, 0)
+    )
+    if kind not in ("lost", "duplicated"):
+        raise ValueError(f"no such tampering: {kind}")
+    polls = [poll for poll in history.polls if send.key in poll.reads]
+    if kind == "lost":
+        for poll in polls:
+            kept = [one for one in poll.reads[send.key] if one[1] != send.value]
+            poll.reads[send.key] = kept  # type: ignore[index]
+        return
+    last = polls[-1]
+    reads = list(last.reads[send.key])
+    last.reads[send.key] = [*reads, (reads[-1][0] + 1, send.value)]  # type: ignore[index]
+
+
+def summary(values: list[float]) -> dict[str, Any]:
+    """Count, p50, p99 and maximum, rounded."""
+    ordered = sorted(values)
+    if not ordered:
+        return {"kills": 0}
+    return {
+        "kills": len(ordered),
+        "p50": round(ordered[len(ordered) // 2]),
+        "p99": round(ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]),
+        "max": round(ordered[-1]),
+    }
+
+
+__all__ = ["Verdict", "reach_verdict", "summary", "tamper"]

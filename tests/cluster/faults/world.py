@@ -1,0 +1,313 @@
+"""The cluster under faults: its processes, links, disks and clients, and what is done to them now.
+
+One thread uses it. A node is held by at most one fault of processes or disks at a time.
+"""
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from millstream import Admin, NewTopic
+from millstream_server.local_cluster import NodePlan
+from millstream_server.local_cluster.readiness import is_ready
+from tests.cluster.faults import scrapes
+from tests.cluster.faults.disks import Disk, DisksForbidden
+from tests.cluster.faults.fleet import Fleet
+from tests.cluster.faults.links import CLIENT, LOOPBACK, Link, LinkRule
+from tests.cluster.faults.notes import Key
+from tests.cluster.faults.proxied import ProxiedCluster
+
+#: Topic → partitions, in the modes whose promises differ.
+FSYNC, PAGE_CACHE, LEADER_ONLY = "facts", "notes", "hints"
+TOPICS = {FSYNC: 4, PAGE_CACHE: 2, LEADER_ONLY: 2}
+GROUP = "readers"
+REPLICAS = 3
+_DISK_MEGABYTES = 1024
+_CLEAR = LinkRule()
+_RETRY_S = 0.5
+_SETTLE_S = 300.0
+_END_S = 60.0
+
+CONFIG = {"log.segment.bytes": str(4 << 20), "leader.imbalance.check.interval.seconds": "20"}
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderKill:
+    """When the leader of partitions was killed, and whether nothing else was wrong."""
+
+    at_ns: int
+    keys: tuple[Key, ...]
+    alone: bool
+
+
+@dataclass
+class World:
+    """Everything that faults act upon."""
+
+    folder: Path
+    random: Random
+    rate: int
+    disks_allowed: bool
+    disks: dict[str, Disk] = field(default_factory=dict)
+    # Node → what holds it.
+    held: dict[str, str] = field(default_factory=dict)
+    leader_kills: list[LeaderKill] = field(default_factory=list)
+    # (begin, end) of every fault, monotonic seconds; for promises that hold without faults only.
+    disturbed: list[tuple[float, float]] = field(default_factory=list)
+    ended_alone: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
+    # Brokers lost their power in a way in which page-cache topics may lose records.
+    wide_power_loss: bool = False
+    # Topics made again under their name of which everything was read.
+    recreations_read: set[str] = field(default_factory=set)
+    # Topic → its id.
+    ids: dict[str, bytes] = field(default_factory=dict)
+    # No fault goes on for its own sake any more.
+    ending: bool = False
+    _rules: dict[object, Mapping[Link, LinkRule]] = field(default_factory=dict)
+    _linked: set[Link] = field(default_factory=set)
+    _down_since: dict[str, float] = field(default_factory=dict)
+    _ending: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.proxied = ProxiedCluster(
+            self.folder / "cluster",
+            self.random,
+            metadata=3,
+            brokers=3,
+            coordinators=2,
+            config=CONFIG,
+            data_folder=self._data_folder,
+            clients=lambda: dict(self.fleet.pids()),
+        )
+        self.cluster = self.proxied.cluster
+        self.links = self.proxied.links
+        self.fleet = Fleet(self.folder, self.cluster.bootstrap_servers)
+        # Asks the cluster what may take long, beside the thread that injects.
+        self.operator = ThreadPoolExecutor(2, thread_name_prefix="operator")
+
+    def _data_folder(self, node: NodePlan) -> Path | None:
+        if not self.disks_allowed or node.role == "coordinator":
+            return None
+        folder = node.folder / "disk"
+        try:
+            disk = Disk(self.folder / f"{node.name}.disk", folder, _DISK_MEGABYTES)
+        except DisksForbidden:
+            self.disks_allowed = False
+            return None
+        self.disks[node.name] = disk
+        return folder / "data"
+
+    # Beginning and end
+
+    def start(self) -> None:
+        """Start the nodes, make the topics, start the clients."""
+        self.proxied.__enter__()
+        topics = [
+            NewTopic(FSYNC, TOPICS[FSYNC], REPLICAS),
+            NewTopic(PAGE_CACHE, TOPICS[PAGE_CACHE], REPLICAS, {"flush.mode": "page_cache"}),
+            NewTopic(LEADER_ONLY, TOPICS[LEADER_ONLY], REPLICAS),
+        ]
+        with Admin(bootstrap_servers=self.cluster.bootstrap_servers) as admin:
+            admin.create_topics(topics)
+            self.ids = {one.name: one.topic_id for one in admin.describe_topics(list(TOPICS))}
+        everything = ",".join(f"{topic}/{count}" for topic, count in TOPICS.items())
+        start = self.fleet.start
+        rate = str(self.rate)
+        for number, (topic, acks, patience) in enumerate(
+            [
+                (FSYNC, "all", 120_000),
+                (FSYNC, "all", 10_000),
+                (PAGE_CACHE, "all", 30_000),
+                (LEADER_ONLY, "1", 30_000),
+            ],
+            1,
+        ):
+            options = {"topics": f"{topic}/{TOPICS[topic]}", "acks": acks}
+            start(f"writer-{number}", "writer", **options, patience=str(patience), rate=rate)
+        start("reader-1", "reader", topics=everything)
+        for number in (1, 2):
+            start(f"member-{number}", "member", topics=f"{FSYNC}/{TOPICS[FSYNC]}", group=GROUP)
+
+    def stop(self) -> None:
+        """End everything."""
+        self.operator.shutdown(cancel_futures=True)
+        self.fleet.kill_all()
+        self.proxied.__exit__()
+        for disk in self.disks.values():
+            disk.unmount()
+
+    # Nodes
+
+    def nodes(self, *roles: str) -> list[str]:
+        """The nodes of some roles, of all if none is named."""
+        plan = self.cluster.plan
+        return [node.name for node in plan.nodes if not roles or node.role in roles]
+
+    def free(self, *roles: str) -> list[str]:
+        """Those that run and that nothing is done to."""
+        return [
+            name
+            for name in self.nodes(*roles)
+            if name not in self.held and self.cluster.is_running(name)
+        ]
+
+    def hold(self, name: str, why: str) -> None:
+        """Nobody else may touch the process or the disk of this node."""
+        self.held[name] = why
+
+    def release(self, name: str) -> None:
+        """Let it be tended again."""
+        self.held.pop(name, None)
+
+    def pid(self, name: str) -> int:
+        """Process id of a node or a client that was started."""
+        pid = self.cluster.pid(name)
+        assert pid is not None
+        return pid
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to a node, if it runs."""
+        if self.cluster.is_running(name):
+            os.kill(self.pid(name), number)
+
+    def kill(self, name: str) -> None:
+        """kill -9. Notes what it led."""
+        led = tuple(key for key, lead in self.leads().items() if lead.leader == name)
+        alone = not self._rules and not self.held.keys() - {name}
+        if led:
+            self.leader_kills.append(LeaderKill(time.monotonic_ns(), led, alone))
+        self.cluster.kill(name)
+
+    def end(self, names: list[str]) -> None:
+        """Let nodes end in order, and wait until they did. Raises TimeoutError."""
+        for name in names:
+            self.signal(name, signal.SIGTERM)
+        deadline_s = time.monotonic() + _END_S
+        while any(self.cluster.is_running(name) for name in names):
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"{', '.join(names)} did not end in {_END_S:g} s")
+            time.sleep(0.05)
+
+    def data_folders(self) -> dict[str, Path]:
+        """Where brokers keep their data."""
+        return {
+            node.name: Path(node.config["data.dir"])
+            for node in self.cluster.plan.with_role("broker")
+        }
+
+    def restart(self, name: str) -> None:
+        """Start a node unless it runs."""
+        if not self.cluster.is_running(name):
+            self.cluster.restart(name)
+
+    def is_ready(self, name: str) -> bool:
+        """True if it runs and says that it is ready."""
+        admin_port = self.cluster.node(name).admin_port
+        return self.cluster.is_running(name) and is_ready(LOOPBACK, admin_port)
+
+    def mend(self, name: str) -> bool:
+        """Let a node go whose disk works again; what took its folder offline for good is started
+        again, as an operator would. False until that is done."""
+        if self.cluster.is_running(name):
+            if name in self._ending:
+                return False
+            if scrapes.is_offline(self.cluster.node(name)):
+                self.counts["offline-folders"] += 1
+                self._ending.add(name)
+                self.signal(name, signal.SIGTERM)
+                return False
+        elif name in self._ending:
+            self._ending.discard(name)
+            self.restart(name)
+        self.release(name)
+        return True
+
+    def leads(self) -> dict[Key, scrapes.Lead]:
+        """Who leads what."""
+        found = scrapes.leads(self.cluster.plan.with_role("broker"))
+        return {key: lead for key, lead in found.items() if key[0] in TOPICS}
+
+    def leader(self, key: Key) -> str | None:
+        """Who leads a partition."""
+        lead = self.leads().get(key)
+        return None if lead is None else lead.leader
+
+    def controller(self) -> str | None:
+        """The active controller."""
+        return scrapes.controller(self.cluster.plan.with_role("metadata"))
+
+    def any_key(self, random: Random) -> Key:
+        """One of the partitions."""
+        return random.choice([(topic, n) for topic, count in TOPICS.items() for n in range(count)])
+
+    def tend(self) -> None:
+        """Start again whatever ended by itself, as a supervisor would; it is counted."""
+        now_s = time.monotonic()
+        for name in self.cluster.ended():
+            if name in self.held:
+                continue
+            since_s = self._down_since.setdefault(name, now_s)
+            if since_s == now_s:
+                self.ended_alone[name.rpartition("-")[0]] += 1
+            if now_s - since_s > _RETRY_S:
+                del self._down_since[name]
+                self.cluster.restart(name)
+
+    # Links
+
+    def clients(self) -> list[str]:
+        """The clients that run, and whoever else speaks to nodes."""
+        return [*(name for _, name in self.fleet.pids()), CLIENT]
+
+    def set_rules(self, owner: object, rules: Mapping[Link, LinkRule]) -> None:
+        """Add the rules of a fault; where faults meet on a link, the last one wins."""
+        self._rules[owner] = rules
+        self._apply_rules()
+
+    def drop_rules(self, owner: object) -> None:
+        """Take back the rules of a fault."""
+        self._rules.pop(owner, None)
+        self._apply_rules()
+
+    def _apply_rules(self) -> None:
+        merged = dict.fromkeys(self._linked, _CLEAR)
+        for rules in self._rules.values():
+            merged.update(rules)
+        self._linked = {link for rules in self._rules.values() for link in rules}
+        if merged:
+            self.links.set_rules(merged)
+
+    # The end of all faults
+
+    def settle(self, say: Callable[[str], None]) -> float:
+        """Wait until every node is ready, and every partition led with all its replicas in sync;
+        the seconds that it took. Raises TimeoutError."""
+        begin_s = time.monotonic()
+        told_s = begin_s
+        while missing := self._unsettled():
+            if time.monotonic() - begin_s > _SETTLE_S:
+                raise TimeoutError(f"not settled after {_SETTLE_S:g} s: {', '.join(missing)}")
+            if time.monotonic() - told_s > 10:
+                told_s = time.monotonic()
+                say(f"waiting for {', '.join(missing)}")
+            self.tend()
+            time.sleep(0.25)
+        return time.monotonic() - begin_s
+
+    def _unsettled(self) -> list[str]:
+        plan = self.cluster.plan
+        missing = [node.name for node in plan.nodes if not self.is_ready(node.name)]
+        leads = self.leads()
+        for topic, count in TOPICS.items():
+            for number in range(count):
+                lead = leads.get((topic, number))
+                if lead is None or lead.in_sync < REPLICAS:
+                    missing.append(f"{topic}/{number} ({0 if lead is None else lead.in_sync})")
+        return missing
