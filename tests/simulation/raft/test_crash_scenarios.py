@@ -202,10 +202,8 @@ def test_layer_restores_snapshot_and_journal_after_a_restart(power_loss):
     assert cluster[A].log == before
 
 
-def test_old_leader_that_rejoins_by_snapshot_forgets_no_proposal():
-    """S9: the stock library never answers these; the layer's driver ends them when the leadership
-    is lost (see the tests of the driver). Here: none of them is answered with success."""
-    cluster = Cluster(LayeredNode)
+def play_rejoin_by_snapshot(cluster: Cluster) -> None:
+    """S9: a leader is cut off with three proposals, and comes back by a snapshot of another's."""
     cluster[A].campaign()
     cluster.step()
     cluster.network.isolate(A, cluster.ids)
@@ -222,11 +220,41 @@ def test_old_leader_that_rejoins_by_snapshot_forgets_no_proposal():
     cluster.network.heal()
     cluster.step(rounds=20)
     assert cluster[A].log == cluster[B].log
+
+
+def test_stock_library_never_answers_proposals_of_a_leader_that_rejoins_by_snapshot():
+    cluster = Cluster(StockNode)
+    play_rejoin_by_snapshot(cluster)
+    assert not any("pending" in value for value in cluster.acks)
+
+
+def test_layer_acknowledges_no_proposal_of_a_leader_that_rejoins_by_snapshot():
+    # That each gets its answer is the driver's work: test_lost_leadership_ends_every_proposal.
+    cluster = Cluster(LayeredNode)
+    play_rejoin_by_snapshot(cluster)
     assert not any("pending" in value for value in cluster.acknowledged())
 
 
+def test_stock_library_applies_flipped_bytes(tmp_path):
+    """S10: nothing in its journal has a checksum."""
+    journal = tmp_path / "journal"
+    make = partial(StockNode, journalFile=str(journal), fullDumpFile=str(tmp_path / "dump"))
+    cluster = Cluster(make, 1)
+    cluster[A].campaign()
+    cluster.step(rounds=2)
+    cluster[A].put("value05")
+    cluster.step(rounds=3)
+    assert cluster[A].log == ["value05"]
+    cluster[A].core.destroy()
+    journal.write_bytes(journal.read_bytes().replace(b"value05", b"VALUE05"))
+    cluster.nodes[A] = make(cluster, A)
+    cluster[A].campaign()
+    cluster.step(rounds=5)
+    assert cluster[A].log == ["VALUE05"]
+
+
 def test_layer_refuses_a_damaged_journal():
-    """S10: the stock library applies flipped bytes."""
+    """S10 behind the layer."""
     cluster = Cluster(LayeredNode, 1)
     cluster[A].campaign()
     cluster.step(rounds=2)
