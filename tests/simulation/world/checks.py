@@ -76,6 +76,8 @@ class Invariants:
 
     def look(self) -> None:
         """Every image that is new, every replica."""
+        for kind, text in self._world.decisions.found:
+            raise Violation(kind, text)
         for machine in self._serving():
             assert machine.process is not None
             name = machine.process.name

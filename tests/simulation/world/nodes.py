@@ -25,6 +25,7 @@ from millstream_server.runtime.identity import NodeIdentity
 from millstream_server.storage.errors import StorageError
 from tests.fakes.memory_files import MemoryFiles
 from tests.simulation.world.channel import SimChannel
+from tests.simulation.world.decisions import JudgedMachine
 from tests.simulation.world.executor import SimExecutor, Speed
 from tests.simulation.world.loop import CURRENT
 from tests.simulation.world.process import Killed, Process
@@ -296,7 +297,8 @@ class MetadataMachine(Machine):
         server.add_insecure_port(self.address)
 
         def consensus(machine: Any) -> ModelConsensus:
-            self.consensus = ModelConsensus(world.quorum, process, self.node_id, machine)
+            judged = JudgedMachine(machine, world.decisions)
+            self.consensus = ModelConsensus(world.quorum, process, self.node_id, judged)
             return self.consensus
 
         self.app = MetadataApp(

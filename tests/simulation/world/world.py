@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from tests.simulation.world.decisions import Decisions
 from tests.simulation.world.loop import CURRENT, SimLoop
 from tests.simulation.world.network import Network
 from tests.simulation.world.nodes import BrokerMachine, Machine, MetadataMachine, Settings
@@ -46,6 +47,7 @@ class World:
             [node_id for node_id, _ in self.voters],
             quorum_faults or QuorumFaults(),
         )
+        self.decisions = Decisions()
         self.settings = Settings(self.voters, topic_configs or {})
         self.brokers = [
             BrokerMachine(self, number, f"b{number}") for number in range(1, brokers + 1)
