@@ -19,11 +19,25 @@ class LayerSchedule(Schedule):
     def __init__(self, seed: int, count: int, make: Callable[..., Any]) -> None:
         super().__init__(seed, count, make, power_loss=True, overflow=True)
         self.invariants = Invariants()
+        if self.chance.random() < 0.5:  # the way back is as slow
+            self.slow |= {(other, one) for one, other in self.slow}
+            self.cluster.network.held |= self.slow
+        self.events.append(self.stand_again)
+        self.weights.append(1.5 * 4 ** self.chance.uniform(-1, 1))
         # What disturbs much hides what needs time: each seed leaves some of it out.
         disturbing = (self.calm, self.hold, self.reset, self.separate, self.crash_some, self.lose)
         for at, event in enumerate(self.events):
             if event in disturbing and self.chance.random() < 0.25:
                 self.weights[at] = 0
+
+    # What can happen.
+
+    def stand_again(self) -> None:
+        """Who was deposed stands for election, while messages to it are still on the way."""
+        able = {node for node in self.leaders.values() if node in self.up and self.joined[node]}
+        deposed = sorted(node for node in able if not self.cluster[node].leads)
+        if deposed:
+            self.cluster[self.chance.choice(deposed)].campaign()
 
     # How it happens.
 

@@ -37,6 +37,7 @@ class TimedSchedule(LayerSchedule):
         super().__init__(seed, count, make)
         weights = dict(zip(self.events, self.weights, strict=True))
         del weights[self.stand]
+        del weights[self.stand_again]
         del weights[self.tick]
         for event, weight in ((self.pass_time, 10), (self.deafen, 2)):
             weights[event] = weight * 4 ** self.chance.uniform(-1, 1)
