@@ -18,7 +18,11 @@ from millstream_server.runtime.ports import Executor, T
 from millstream_server.storage.appends import AppendDone, StagedAppend
 from millstream_server.storage.config import FlushMode
 from millstream_server.storage.directory import LogDirectory
-from millstream_server.storage.errors import StorageError, WriterOverloadedError
+from millstream_server.storage.errors import (
+    MalformedAppendError,
+    StorageError,
+    WriterOverloadedError,
+)
 from millstream_server.storage.log import Log
 
 WorkDone = Callable[[object, StorageError | None], None]
@@ -82,6 +86,8 @@ class DirectoryWriter:
         self._flush_seconds: list[float] = []
         # Who wants to hear of writes before they are synced.
         self._listeners: dict[Log, Callable[[int], None]] = {}
+        # Jobs given to ``run`` that are not done, by log.
+        self._jobs: dict[Log, int] = {}
 
     @property
     def waiting_bytes(self) -> int:
@@ -118,20 +124,40 @@ class DirectoryWriter:
         """Run a job that touches the log's files (retain, delete_before, flush, truncate_to) after
         everything submitted so far. ``done`` is never called from within this call."""
         self._waiting.append(_Work(log, job, done))  # type: ignore[arg-type]
+        self._jobs[log] = self._jobs.get(log, 0) + 1
         self._start()
 
+    def has_jobs(self, log: Log) -> bool:
+        """True until everything that ``run`` was given for a log is done: its end may be about to
+        change, also to a lower one."""
+        return log in self._jobs
+
     def begin_epoch(
-        self, log: Log, epoch: int, done: Callable[[int | None, StorageError | None], None]
+        self,
+        log: Log,
+        epoch: int,
+        done: Callable[[int | None, StorageError | None], None],
+        *,
+        at_offset: int | None = None,
     ) -> None:
         """``log.begin_epoch`` after everything submitted so far; nothing can be staged until it is
-        done. Gives the offset that the epoch begins at."""
+        done. Gives the offset that the epoch begins at. With ``at_offset`` it must be this one,
+        else MalformedAppendError: what was to stand before it was not written."""
         log.epoch_pending = True
+
+        def begin() -> int:
+            end = log.written_end_offset
+            if at_offset is not None and end != at_offset:
+                raise MalformedAppendError(
+                    f"epoch {epoch} begins at {at_offset}, but the log ends at {end}"
+                )
+            return log.begin_epoch(epoch)
 
         def begun(start_offset: int | None, error: StorageError | None) -> None:
             log.epoch_pending = False
             done(start_offset, error)
 
-        self.run(log, lambda: log.begin_epoch(epoch), begun)
+        self.run(log, begin, begun)
 
     def maintain(self, now_ms: int) -> None:
         """To be called about once a second with monotonic time: starts background syncs of
@@ -268,6 +294,7 @@ class DirectoryWriter:
         calls: list[Callable[[], None]] = []
         for step in steps:
             if isinstance(step, _Work):
+                self._job_done(step.log)
                 calls.append(_call_work(step))
             else:
                 for part in step.values():
@@ -280,6 +307,13 @@ class DirectoryWriter:
             callbacks, self._idle_callbacks = self._idle_callbacks, []
             for callback in callbacks:
                 callback()
+
+    def _job_done(self, log: Log) -> None:
+        left = self._jobs[log] - 1
+        if left:
+            self._jobs[log] = left
+        else:
+            del self._jobs[log]
 
     def _settle(self, part: _LogRound) -> list[Callable[[], None]]:
         log, error = part.log, part.error

@@ -54,6 +54,14 @@ class Phase(enum.Enum):
     CUTTING = "cutting"
 
 
+class Lane(Protocol):
+    """One lane of one session, as a followed partition sees it."""
+
+    def give_back(self, size: int) -> None:
+        """So many bytes of the lane's credit may be used again; in vain once the session is
+        over."""
+
+
 class Session(Protocol):
     """The connection to the leader, as a followed partition sees it."""
 
@@ -62,9 +70,6 @@ class Session(Protocol):
 
     def report_soon(self, followed: "FollowedPartition") -> None:
         """Ask for ``position`` before long."""
-
-    def give_back(self, lane: int, size: int) -> None:
-        """So many bytes of a lane's credit may be used again."""
 
 
 class FollowedPartition:
@@ -90,7 +95,7 @@ class FollowedPartition:
         self._end_epoch: int | None = None
         self._newest_epoch: int | None = None
         # Taken and not yet staged, each with its lane and the bytes of credit to give back.
-        self._runs: deque[tuple[EpochRun, int, int]] = deque()
+        self._runs: deque[tuple[EpochRun, Lane, int]] = deque()
         self._mark = 0
         self._start_moving = False
 
@@ -142,11 +147,9 @@ class FollowedPartition:
         self._turn += 1
         self.phase = Phase.RESTING
         self._begin_due = False
-        session = self._session
         while self._runs:
             _, lane, size = self._runs.popleft()
-            if session is not None:
-                session.give_back(lane, size)
+            lane.give_back(size)
 
     def _begin(self) -> None:
         """Begin a round once nothing is under way to the disk any more."""
@@ -164,8 +167,9 @@ class FollowedPartition:
             self._round_begins(self._session)
 
         behind = self.replica.state.fsync and log.synced_end_offset < log.end_offset
-        if log.in_flight or log.epoch_pending or behind:
-            # In fsync mode what was written before must be synced once, or it never counts.
+        if log.in_flight or self._hosted.writer.has_jobs(log) or behind:
+            # A cut that an earlier leader asked for lowers the end that would be told. In fsync
+            # mode what was written before must be synced once, or it never counts.
             job = log.flush if behind else _nothing
             self._hosted.writer.run(log, job, settled)
         else:
@@ -196,21 +200,18 @@ class FollowedPartition:
 
     # Pushes
 
-    def take(self, push: Any, lane: int) -> None:
+    def take(self, push: Any, lane: Lane) -> None:
         """Take in a ``ReplicatedPartition``. Every byte of credit it used is given back, now or
         when the bytes are written."""
         size = len(push.frames)
-        session = self._session
-        if session is None:
-            return
         if self.phase is not Phase.BEGUN or self._begin_due or push.round != self.round:
-            session.give_back(lane, size)
+            lane.give_back(size)
             return
         if push.error:
             self._refused(reason_name(push.error), push)
         elif push.leader_epoch != self.leader_epoch:
             # One of the two images is behind; it is the image that says who leads.
-            session.give_back(lane, size)
+            lane.give_back(size)
             self._begin_later(_EPOCH_RETRY_S)
         elif push.HasField("divergence"):
             self._cut(push.divergence)
@@ -222,8 +223,7 @@ class FollowedPartition:
                 self._tell_partition()
                 self._move_start(push.log_start_offset)
 
-    def _take_frames(self, push: Any, lane: int, size: int) -> None:
-        assert self._session is not None
+    def _take_frames(self, push: Any, lane: Lane, size: int) -> None:
         previous_epoch = push.previous_epoch if push.HasField("previous_epoch") else None
         try:
             if not continues(push.previous_offset, previous_epoch, self._end, self._end_epoch):
@@ -235,7 +235,7 @@ class FollowedPartition:
         except MalformedAppendError as error:
             _log.warning("push refused", partition=str(self.replica.state), error=str(error))
             self._hosted.counters.refused_pushes += 1
-            self._session.give_back(lane, size)
+            lane.give_back(size)
             self._begin_later(_EPOCH_RETRY_S)
             return
         last = runs[-1]
@@ -252,7 +252,12 @@ class FollowedPartition:
         while self._runs and not log.epoch_pending:
             run, lane, size = self._runs[0]
             if run.epoch != log.epochs.latest:
-                writer.begin_epoch(log, run.epoch, partial(self._epoch_begun, self._turn))
+                writer.begin_epoch(
+                    log,
+                    run.epoch,
+                    partial(self._epoch_begun, self._turn),
+                    at_offset=run.batches[0].header.base_offset,
+                )
                 return
             try:
                 self._hosted.take_room(size, essential=self.replica.internal)
@@ -280,10 +285,12 @@ class FollowedPartition:
             return
         self._stage()
 
-    def _written(self, turn: int, lane: int, size: int, _: int, error: StorageError | None) -> None:
+    def _written(
+        self, turn: int, lane: Lane, size: int, _: int, error: StorageError | None
+    ) -> None:
+        lane.give_back(size)
         if turn != self._turn or self._session is None:
             return
-        self._session.give_back(lane, size)
         if error is not None:
             self._trouble(error)
             return

@@ -26,6 +26,29 @@ _POSITIONS_MAX = 2_000
 Connect = Callable[[int], "pb_grpc.ReplicationServiceAsyncStub"]
 
 
+class FollowerLane:
+    """This end of one lane of one session: what is to be said on it."""
+
+    def __init__(self, credit_bytes: int) -> None:
+        # What the leader may have under way.
+        self.credit_bytes = credit_bytes
+        self.wake = asyncio.Event()
+        self._credit_due = 0
+
+    def give_back(self, size: int) -> None:
+        """See ``Lane``. Small change is kept until it is worth a message, or until one goes."""
+        if not size:
+            return
+        self._credit_due += size
+        if self._credit_due >= self.credit_bytes // 8:
+            self.wake.set()
+
+    def take_credit(self) -> int:
+        """Bytes to be given back with the next message."""
+        due, self._credit_due = self._credit_due, 0
+        return due
+
+
 class LeaderLink:
     """See the module's docstring. Everything runs on the event loop; a ``Session``."""
 
@@ -49,8 +72,8 @@ class LeaderLink:
         # With something to tell, in the order in which it came up.
         self._dirty: dict[FollowedPartition, None] = {}
         self._left: list[pb.FollowerPosition] = []
-        self._credit_due = dict.fromkeys(_LANES, 0)
-        self._wake = {lane: asyncio.Event() for lane in _LANES}
+        # Of the present session; what is written later than it lasts gives back to its own.
+        self._lanes = self._new_lanes()
         # Node epoch that the session was opened under.
         self._node_epoch = 0
         self._task: asyncio.Task[None] | None = None
@@ -86,7 +109,7 @@ class LeaderLink:
                     leave=True,
                 )
             )
-            self._wake[pb.REPLICATION_LANE_TAIL].set()
+            self._lanes[pb.REPLICATION_LANE_TAIL].wake.set()
         followed.detach()
 
     def check_node_epoch(self) -> None:
@@ -118,22 +141,14 @@ class LeaderLink:
     def report_soon(self, followed: FollowedPartition) -> None:
         """See ``Session``."""
         self._dirty[followed] = None
-        self._wake[pb.REPLICATION_LANE_TAIL].set()
+        self._lanes[pb.REPLICATION_LANE_TAIL].wake.set()
 
-    def give_back(self, lane: int, size: int) -> None:
-        """See ``Session``. Small change is kept until it is worth a message, or until one goes."""
-        if not size:
-            return
-        number = pb.ReplicationLane.ValueType(lane)
-        self._credit_due[number] += size
-        if self._credit_due[number] >= self._credit(number) // 8:
-            self._wake[number].set()
-
-    def _credit(self, lane: int) -> int:
+    def _new_lanes(self) -> dict[pb.ReplicationLane.ValueType, FollowerLane]:
         config = self._hosted.config
-        if lane == pb.REPLICATION_LANE_TAIL:
-            return config.replica_tail_credit_bytes
-        return config.replica_catch_up_credit_bytes
+        return {
+            pb.REPLICATION_LANE_TAIL: FollowerLane(config.replica_tail_credit_bytes),
+            pb.REPLICATION_LANE_CATCH_UP: FollowerLane(config.replica_catch_up_credit_bytes),
+        }
 
     # Streams
 
@@ -169,6 +184,7 @@ class LeaderLink:
         stub = self._connect(self.leader_id)
         self._node_epoch = self._hosted.cluster.node_epoch
         session_id = self._random.getrandbits(63)
+        self._lanes = self._new_lanes()
         calls = {lane: stub.Replicate() for lane in _LANES}
         tasks: list[asyncio.Task[None]] = []
         try:
@@ -192,8 +208,6 @@ class LeaderLink:
                 call.cancel()
 
     async def _greet(self, call: Any, lane: pb.ReplicationLane.ValueType, session_id: int) -> None:
-        self._credit_due[lane] = 0
-        self._wake[lane].clear()
         hello = pb.ReplicationHello(
             cluster_id=self._cluster_id,
             follower_id=self._hosted.node_id,
@@ -202,21 +216,21 @@ class LeaderLink:
             session_id=session_id,
             lane=lane,
         )
-        await _write_to(call, pb.ReplicateRequest(hello=hello, credit_bytes=self._credit(lane)))
+        credit_bytes = self._lanes[lane].credit_bytes
+        await _write_to(call, pb.ReplicateRequest(hello=hello, credit_bytes=credit_bytes))
         welcome = await call.read()
         if welcome is grpc.aio.EOF:
             raise ServiceError("UNAVAILABLE", f"node {self.leader_id} ended the session at once")
         if not welcome.HasField("welcome"):
             raise ServiceError("INTERNAL", "the first answer to a hello was no welcome")
 
-    async def _write(self, call: Any, lane: pb.ReplicationLane.ValueType) -> None:
-        wake = self._wake[lane]
+    async def _write(self, call: Any, number: pb.ReplicationLane.ValueType) -> None:
+        lane = self._lanes[number]
         while True:
-            await wake.wait()
-            wake.clear()
-            request = pb.ReplicateRequest(credit_bytes=self._credit_due[lane])
-            self._credit_due[lane] = 0
-            if lane == pb.REPLICATION_LANE_TAIL:
+            await lane.wake.wait()
+            lane.wake.clear()
+            request = pb.ReplicateRequest(credit_bytes=lane.take_credit())
+            if number == pb.REPLICATION_LANE_TAIL:
                 request.positions.extend(self._take_positions())
             if (request.credit_bytes or request.positions) and not await _write_to(call, request):
                 return
@@ -231,10 +245,11 @@ class LeaderLink:
             if position is not None:
                 positions.append(position)
         if self._dirty:
-            self._wake[pb.REPLICATION_LANE_TAIL].set()
+            self._lanes[pb.REPLICATION_LANE_TAIL].wake.set()
         return positions
 
-    async def _read(self, call: Any, lane: pb.ReplicationLane.ValueType) -> None:
+    async def _read(self, call: Any, number: pb.ReplicationLane.ValueType) -> None:
+        lane = self._lanes[number]
         while True:
             response = await call.read()
             if response is grpc.aio.EOF:
@@ -242,7 +257,7 @@ class LeaderLink:
             for push in response.partitions:
                 followed = self._followed.get((push.topic_id, push.partition))
                 if followed is None:
-                    self.give_back(lane, len(push.frames))
+                    lane.give_back(len(push.frames))
                 else:
                     followed.take(push, lane)
 

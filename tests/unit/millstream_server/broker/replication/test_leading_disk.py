@@ -2,53 +2,17 @@
 
 import asyncio
 import errno
-import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from millstream_server.runtime.errors import reason_name
-from millstream_server.runtime.ports import File
-from millstream_server.runtime.system import SystemFiles
 from tests.fakes.broker_node import BrokerNode, batch_of, produce_request
 from tests.fakes.cluster import FakeMetadata
 from tests.fakes.scripted_follower import ScriptedFollower, records_in
-
-
-class _LogFile:
-    def __init__(self, inner: File, files: "SlowFiles") -> None:
-        self._inner = inner
-        self._files = files
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def write(self, position: int, buffers: Sequence[bytes | memoryview]) -> None:
-        if self._files.write_error:
-            raise OSError(self._files.write_error, "injected")
-        self._inner.write(position, buffers)
-
-    def sync(self) -> None:
-        assert self._files.syncing.wait(10)
-        if self._files.sync_error:
-            raise OSError(self._files.sync_error, "injected")
-        self._inner.sync()
-
-
-class SlowFiles(SystemFiles):
-    """Log files that are synced while ``syncing`` is set, and fail on demand."""
-
-    def __init__(self) -> None:
-        self.syncing = threading.Event()
-        self.syncing.set()
-        self.write_error = 0
-        self.sync_error = 0
-
-    def open(self, path: str, *, create: bool = False, read_only: bool = False) -> File:
-        file = super().open(path, create=create, read_only=read_only)
-        return _LogFile(file, self) if path.endswith(".log") else file  # type: ignore[return-value]
+from tests.fakes.slow_files import SlowFiles
 
 
 @pytest.fixture
