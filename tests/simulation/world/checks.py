@@ -14,6 +14,8 @@ from tests.simulation.world.nodes import BrokerMachine
 from tests.simulation.world.world import World
 
 LOGS_EVERY_S = 0.5
+# Two clocks may be so far apart after a session.
+_CLOCKS_APART_S = 0.02
 
 
 class Violation(Exception):
@@ -57,6 +59,8 @@ class Invariants:
         # How far each scan was compared with what is committed.
         self._compared: dict[tuple[str, LogKey], int] = {}
         self.acknowledged_end: dict[tuple[str, int], int] = {}
+        # Hosts that were fenced, and since when they were seen to believe in their session.
+        self._fenced_at: dict[str, float] = {}
         self.replicas_looked_at = 0
 
     def after_event(self) -> None:
@@ -88,6 +92,38 @@ class Invariants:
                 self._images[name, 0] = image
             for key, replica in machine.app.hosted.replicas.items():
                 self._look_at_replica(machine, name, key, replica)
+        self._look_at_members()
+
+    def _look_at_members(self) -> None:
+        """Whoever may be elected holds what was acknowledged (rule 17); whoever was fenced knows
+        it before long (rule 3)."""
+        newest = self._world.decisions.newest
+        for machine in self._serving() if newest is not None else ():
+            node = newest.nodes.get(machine.node_id)
+            if node is None or machine.view.node_epoch != node.epoch:
+                self._fenced_at.pop(machine.host, None)
+                continue
+            own = machine.view.image.nodes.get(machine.node_id)
+            knows = own is None or own.fenced or node.shutting_down
+            self._look_at_session(machine, node.fenced and not knows)
+            if machine.host in self.rotten_hosts:
+                continue
+            for key, replica in machine.app.hosted.replicas.items():
+                end = self.acknowledged_end.get((self.topic_names.get(key[0], ""), key[1]), 0)
+                if replica.log.end_offset >= end or key in self.excused:
+                    continue
+                state = newest.partition(*key)
+                if state is not None and machine.node_id in (*state.isr, *state.elr):
+                    text = f"{machine.host} lacks what was acknowledged below {end}: "
+                    raise Violation("member-incomplete", f"{text}{replica.state}; {state}")
+
+    def _look_at_session(self, machine: BrokerMachine, fenced: bool) -> None:
+        now = self._world.loop.now
+        assert machine.process is not None
+        if not fenced or machine.process.paused or not machine.view.in_session():
+            self._fenced_at.pop(machine.host, None)
+        elif now - self._fenced_at.setdefault(machine.host, now) > _CLOCKS_APART_S:
+            raise Violation("session-too-long", f"{machine.host} was fenced and does not stop")
 
     def _look_at_image(self, name: str, known: Image | None, image: Image) -> None:
         if known is not None and image.version < known.version:

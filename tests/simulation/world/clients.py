@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from millstream._client import methods
 from millstream._client.async_io import AsyncClient
 from millstream._client.config import ClientConfig
 from millstream._errors import MillstreamError, UnavailableError
@@ -24,6 +25,8 @@ from tests.simulation.world.world import World
 _CREDIT_BYTES = 256 * 1024
 _FETCH_PATH = "/millstream.v1.BrokerService/Fetch"
 _RETRY_S = 0.1
+# Between two questions for the end of a partition, on average.
+_ASK_S = 0.4
 NO_ERROR = 0
 
 
@@ -209,6 +212,7 @@ class Reader:
                 break
             except MillstreamError:
                 await asyncio.sleep(_RETRY_S)
+        self.process.spawn(self._ask_ends(client))
         while not self.done:
             try:
                 await self._read_once(client)
@@ -219,6 +223,31 @@ class Reader:
             if not self.done:
                 await asyncio.sleep(_RETRY_S * self.process.random.uniform(0.5, 1.5))
         await client.close()
+
+    async def _ask_ends(self, client: AsyncClient) -> None:
+        """Ask any broker for the end of the partition, now and then; it must not go back (18)."""
+        random = self.process.random
+        query = pb.OffsetQuery(
+            topic=self.topic, partition=self.partition, position=pb.Position(latest=True)
+        )
+        while not self.done:
+            await asyncio.sleep(random.expovariate(1 / _ASK_S))
+            begun = self.history.next_line()
+            try:
+                answer = await client.call(
+                    methods.LIST_OFFSETS,
+                    pb.ListOffsetsRequest(queries=[query]),
+                    address=random.choice(self.world.brokers).address,
+                    timeout_ms=1_000,
+                )
+            except MillstreamError:
+                continue
+            found = answer.answers[0]
+            if found.error:
+                self.world.count("ends_refused")
+            else:
+                self.world.count("ends_told")
+                self.history.saw_end(f"{self._name} asks", self._key, found.offset, begun)
 
     async def _read_once(self, client: AsyncClient) -> None:
         topic = await client.topic(self.topic)

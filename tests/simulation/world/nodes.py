@@ -325,8 +325,15 @@ class MetadataMachine(Machine):
 class Settings:
     """Configuration of all nodes."""
 
-    def __init__(self, voters: tuple[tuple[int, str], ...], topic_configs: dict[str, str]) -> None:
-        self.broker = BrokerConfig(topic_defaults=topic_configs, drain_timeout_ms=5_000)
+    def __init__(
+        self, voters: tuple[tuple[int, str], ...], topic_configs: dict[str, str], lag_ms: int
+    ) -> None:
+        self.broker = BrokerConfig(
+            topic_defaults=topic_configs,
+            drain_timeout_ms=5_000,
+            replica_lag_time_ms_max=lag_ms,
+            in_sync_check_ms=min(1_000, lag_ms // 2),
+        )
         self.cluster = ClusterConfig(topic_configs=topic_configs)
         self.metadata = MetadataConfig(
             voters=voters, defaults=ClusterDefaults(topic_configs=topic_configs)

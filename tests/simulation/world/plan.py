@@ -106,6 +106,8 @@ class Plan:
     drift_ppm: tuple[int, ...]
     lose_outcome: float
     lose_entry: float
+    # After so long a follower that is behind leaves the in-sync set.
+    lag_ms: int
 
     def with_faults(self, faults: tuple[Fault, ...]) -> "Plan":
         """The same with other faults."""
@@ -135,6 +137,7 @@ def draw_plan(seed: int, *, faults: bool = True, replication_factor: int = 0) ->
         drift_ppm=tuple(random.randint(-200, 200) if faults else 0 for _ in range(brokers)),
         lose_outcome=random.choice((0.0, 0.02, 0.1)) if disturbed else 0.0,
         lose_entry=random.choice((0.0, 0.02, 0.1)) if disturbed else 0.0,
+        lag_ms=random.choice((10_000, 2_000, 500)) if faults else 10_000,
     )
 
 

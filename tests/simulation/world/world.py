@@ -32,6 +32,7 @@ class World:
         voters: int = 3,
         quorum_faults: QuorumFaults | None = None,
         topic_configs: dict[str, str] | None = None,
+        lag_ms: int = 10_000,
     ) -> None:
         self.seed = seed
         self.loop = SimLoop()
@@ -48,7 +49,7 @@ class World:
             quorum_faults or QuorumFaults(),
         )
         self.decisions = Decisions()
-        self.settings = Settings(self.voters, topic_configs or {})
+        self.settings = Settings(self.voters, topic_configs or {}, lag_ms)
         self.brokers = [
             BrokerMachine(self, number, f"b{number}") for number in range(1, brokers + 1)
         ]
