@@ -1,5 +1,5 @@
-"""``make faults``: a cluster of real processes behind proxies, under faults by a schedule; everything
-that its clients were told is judged.
+"""``make faults``: a real cluster behind proxies, under faults by a schedule; everything that its
+clients were told is judged.
 
 Variables: MINUTES, SEED, FAULTS (names of classes such as ``F1,F4``; unset: all that work on this
 machine), RATE (records per second and writer), EDN (a file that gets the history in the form of
@@ -36,7 +36,7 @@ def main() -> int:
     except DisksForbidden as error:
         progress(f"no disks of our own: {error}")
         disks = False
-    wanted = [name.strip().upper() for name in os.environ.get("FAULTS", "").split(",")]
+    wanted = [name.strip() for name in os.environ.get("FAULTS", "").split(",")]
     try:
         chosen, skipped = usable([name for name in wanted if name], disks=disks)
     except ValueError as error:
@@ -86,7 +86,7 @@ def _result(campaign: Campaign, verdict: Verdict, skipped: dict[str, str]) -> di
         "duplicated": verdict.anomalies["duplicate"],
         "reordered": verdict.reordered,
         "anomalies": dict(verdict.anomalies),
-        "excused": dict(verdict.excused),
+        "page_cache_topics_retired": len(world.retired),
         "faults": dict(sorted(campaign.injected.items())),
         "faults_skipped": skipped,
         "not_possible": dict(campaign.impossible),

@@ -11,10 +11,11 @@ from tests.cluster.faults.disk_faults import (
 )
 from tests.cluster.faults.fault import Fault
 from tests.cluster.faults.link_faults import FlippedBits, Partition, Resets, Slowness, Stall
-from tests.cluster.faults.process_faults import FileSize, Kill, Pause, Rolling
+from tests.cluster.faults.process_faults import FileSize, Kill, KillLeader, Pause, Rolling
 
 CLASSES: dict[str, tuple[type[Fault], ...]] = {
     "F1": (Kill,),
+    "F1-leader": (KillLeader,),
     "F2": (Rolling,),
     "F3": (Pause,),
     "F4": (Partition,),
@@ -30,6 +31,8 @@ CLASSES: dict[str, tuple[type[Fault], ...]] = {
     "F19": (Membership,),
     "F20": (Clients,),
 }
+#: To be asked for by name: it needs everything else to be well.
+CLASSES_ALONE = ("F1-leader",)
 _NEED_DISKS = ("F8", "F13")
 _NEED_TRACING = ("F10", "F11")
 
@@ -40,10 +43,11 @@ def usable(wanted: list[str], *, disks: bool) -> tuple[list[str], dict[str, str]
     unknown = [name for name in wanted if name not in CLASSES]
     if unknown:
         raise ValueError(f"no such fault: {', '.join(unknown)}; there are {', '.join(CLASSES)}")
+    wanted = wanted or [name for name in CLASSES if name not in CLASSES_ALONE]
     skipped: dict[str, str] = {}
     if not disks:
         skipped |= dict.fromkeys(_NEED_DISKS, "file systems may not be mounted here")
     if any(name in wanted for name in _NEED_TRACING) and not tracing_works():
         skipped |= dict.fromkeys(_NEED_TRACING, "strace may not be attached here")
-    chosen = [name for name in wanted or CLASSES if name not in skipped]
-    return chosen, {name: why for name, why in skipped.items() if name in (wanted or CLASSES)}
+    chosen = [name for name in wanted if name not in skipped]
+    return chosen, {name: why for name, why in skipped.items() if name in wanted}

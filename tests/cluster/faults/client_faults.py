@@ -7,7 +7,7 @@ from random import Random
 from millstream import Admin, Consumer, MillstreamError, NewTopic, Producer, TopicPartition
 from tests.cluster.faults.fault import Fault, NotPossibleNow
 from tests.cluster.faults.notes import PLAIN, Notes
-from tests.cluster.faults.world import REPLICAS, TOPICS, World
+from tests.cluster.faults.world import REPLICAS, World
 
 _STORM_S = 1.0
 _RECREATED_RECORDS = 40
@@ -172,9 +172,8 @@ class Clients(Fault):
 
 def complete_replicas(world: World) -> None:
     """Give every partition all its replicas again. Raises MillstreamError."""
-    places = [TopicPartition(topic, n) for topic, count in TOPICS.items() for n in range(count)]
     with Admin(bootstrap_servers=world.cluster.bootstrap_servers) as admin:
-        topics = admin.describe_topics(list(TOPICS))
+        topics = admin.describe_topics(list(world.topics))
         short = {
             TopicPartition(topic.name, one.partition): REPLICAS
             for topic in topics
@@ -182,4 +181,4 @@ def complete_replicas(world: World) -> None:
             if len(one.replica_ids) != REPLICAS or one.removing_replica_ids
         }
         if short:
-            admin.alter_partition_reassignments({p: c for p, c in short.items() if p in places})
+            admin.alter_partition_reassignments(short)

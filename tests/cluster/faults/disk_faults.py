@@ -6,7 +6,7 @@ import subprocess
 
 from tests.cluster.faults.fault import Fault, NotPossibleNow
 from tests.cluster.faults.process_faults import OpenFiles
-from tests.cluster.faults.world import PAGE_CACHE, REPLICAS, TOPICS
+from tests.cluster.faults.world import REPLICAS
 
 
 class FullDisk(Fault):
@@ -132,7 +132,8 @@ class PowerLoss(Fault):
         kind = self.random.choice(("broker", "broker", "broker", "metadata", "brokers"))
         self._names = self._chosen(kind)
         self.hold(*self._names)
-        self.world.wide_power_loss |= self._may_lose_page_cache(self._names)
+        if self._may_lose_page_cache(self._names):
+            self.world.retire_page_cache()
         for name in self._names:
             self.world.kill(name)
             self.world.disks[name].cut_power()
@@ -152,9 +153,10 @@ class PowerLoss(Fault):
         them because the others were not in sync."""
         brokers = [name for name in names if name.startswith("broker")]
         leads = self.world.leads()
+        topic = self.world.page_cache
         whole = all(
-            (lead := leads.get((PAGE_CACHE, number))) is not None and lead.in_sync == REPLICAS
-            for number in range(TOPICS[PAGE_CACHE])
+            (lead := leads.get((topic, number))) is not None and lead.in_sync == REPLICAS
+            for number in range(self.world.topics[topic])
         )
         return len(brokers) > 1 or (bool(brokers) and not whole)
 

@@ -60,6 +60,12 @@ class Fleet:
         one.process = NodeProcess(command, self.folder / f"{name}.log", outlive_parent=False)
         one.process.start()
 
+    def replace(self, name: str, **options: str) -> None:
+        """Kill a client and start it with other options; those not named stay."""
+        self.kill(name)
+        self._clients[name].options = {**self._clients[name].options, **options}
+        self.restart(name)
+
     def is_running(self, name: str) -> bool:
         """True while its process lives."""
         process = self._clients[name].process

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -18,6 +19,8 @@ from tests.cluster.faults.connection_owner import owner_of_connection
 LOOPBACK = "127.0.0.1"
 CLIENT = "client"
 _CHUNK_BYTES = 64 * 1024
+# How soon a proxy notices that its node ended, or started.
+_WATCH_S = 0.02
 # How much a stalled direction holds back before it reads no more.
 _HELD_CHUNKS_MAX = 64
 
@@ -104,16 +107,29 @@ class LinkProxies:
         self._rules: dict[Link, LinkRule] = {}
         self._changed = asyncio.Event()
         self._connections: dict[asyncio.Task[None], Link] = {}
-        self._servers: list[asyncio.Server] = []
+        # Node → what starts its proxy; and the proxies that listen.
+        self._doors: dict[str, Callable[[], Coroutine[Any, Any, asyncio.Server]]] = {}
+        self._servers: dict[str, asyncio.Server] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
+        self._watching: Future[None] | None = None
 
     # From any thread
 
     def add(self, node: str, front_port: int, host: str, port: int) -> None:
-        """Stand before a node: connections to the front port go to host:port."""
-        self._call(self._serve(node, front_port, host, port))
+        """Stand before a node: connections to the front port go to host:port. While the node does
+        not run they are refused, as they would be without a proxy."""
+
+        async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await self._relay(node, (host, port), reader, writer)
+
+        def listen() -> Coroutine[Any, Any, asyncio.Server]:
+            return asyncio.start_server(accepted, LOOPBACK, front_port)
+
+        self._doors[node] = listen
+        if self._watching is None:
+            self._watching = asyncio.run_coroutine_threadsafe(self._watch(), self._loop)
 
     def set_rules(self, rules: Mapping[Link, LinkRule]) -> None:
         """Change the rules of some directed links."""
@@ -174,11 +190,15 @@ class LinkProxies:
             task.cancel()
         return len(chosen)
 
-    async def _serve(self, node: str, front_port: int, host: str, port: int) -> None:
-        async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await self._relay(node, (host, port), reader, writer)
-
-        self._servers.append(await asyncio.start_server(accepted, LOOPBACK, front_port))
+    async def _watch(self) -> None:
+        while True:
+            running = set(self._pids().values())
+            for node, listen in list(self._doors.items()):
+                if node in running and node not in self._servers:
+                    self._servers[node] = await listen()
+                elif node not in running and node in self._servers:
+                    self._servers.pop(node).close()
+            await asyncio.sleep(_WATCH_S)
 
     async def _relay(
         self,
@@ -220,7 +240,9 @@ class LinkProxies:
         return self._pids().get(pid, CLIENT) if pid is not None else CLIENT
 
     async def _close(self) -> None:
-        for server in self._servers:
+        if self._watching is not None:
+            self._watching.cancel()
+        for server in self._servers.values():
             server.close()
         tasks = list(self._connections)
         for task in tasks:

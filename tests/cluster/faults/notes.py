@@ -22,7 +22,7 @@ written before a send begins and after its answer came, so the order is never be
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,6 @@ class Reading:
     # Per group and partition: the offsets that any member was given.
     delivered: dict[Key, set[int]] = field(default_factory=lambda: defaultdict(set))
     committed: dict[Key, int] = field(default_factory=dict)
-    # Of each process, when its last send of a partition was acknowledged; see `unavailability`.
-    first_ns: int = 0
 
 
 def client_of(path: Path) -> str:
@@ -77,11 +75,12 @@ def client_of(path: Path) -> str:
     return path.name.removesuffix(".notes")
 
 
-def read_notes(paths: Iterable[Path]) -> Reading:
-    """Merge the notes of all clients."""
+def read_notes(paths: Iterable[Path], cuts: Mapping[str, float] | None = None) -> Reading:
+    """Merge the notes of all clients. ``cuts``: topic → monotonic seconds from which on it is not
+    looked at."""
     events = sorted(_events(paths), key=lambda event: event[0])
-    reading = Reading(first_ns=events[0][0] if events else 0)
-    merging = _Merging(reading)
+    reading = Reading()
+    merging = _Merging(reading, cuts or {})
     for at_ns, letter, client, words in events:
         merging.take(at_ns, letter, client, words)
     merging.close()
@@ -112,8 +111,9 @@ class _Begun:
 class _Merging:
     """Puts events, in the order of their times, into a history."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: Reading, cuts: Mapping[str, float]) -> None:
         self._reading = reading
+        self._cuts = cuts
         self._history = reading.history
         self._open: dict[tuple[str, str], Send] = {}
         # (client, key) → [line at which it began to own, line of the last records it was given]
@@ -131,7 +131,7 @@ class _Merging:
         elif letter == "begin":
             words.line = self._history.next_line()
         elif letter in ("c", "e"):
-            self._position(letter, client, words)
+            self._position(at_s, letter, client, words)
         elif letter == "n":
             self._history.assign(client, ())
         elif letter in ("o", "l"):
@@ -145,8 +145,13 @@ class _Merging:
             if last:
                 self._history.owns(client, key, begin, last)
 
+    def _is_cut(self, topic: str, at_s: float) -> bool:
+        return at_s >= self._cuts.get(topic, at_s + 1)
+
     def _send(self, at_s: float, client: str, words: list[str]) -> None:
         topic, partition, first, count = words
+        if self._is_cut(topic, at_s):
+            return
         idempotent = client.endswith(IDEMPOTENT)
         for number in range(int(first), int(first) + int(count)):
             self._open[client, str(number)] = self._history.invoke_send(
@@ -154,7 +159,9 @@ class _Merging:
             )
 
     def _settle(self, at_s: float, letter: str, client: str, words: list[str]) -> None:
-        send = self._open.pop((client, words[0]))
+        send = self._open.pop((client, words[0]), None)
+        if send is None or self._is_cut(send.key[0], at_s):  # type: ignore[index]
+            return
         if letter == "a":
             offset = int(words[1])
             self._history.acknowledge(send, None if offset < 0 else offset, words[2], at_s)
@@ -165,6 +172,8 @@ class _Merging:
 
     def _poll(self, at_s: float, client: str, words: list[str]) -> None:
         key = (words[0], int(words[1]))
+        if self._is_cut(words[0], at_s):
+            return
         pairs = [word.split("=", 1) for word in words[2:]]
         reads = [(int(offset), value) for offset, value in pairs]
         self._history.poll(client, {key: reads}, at_s)
@@ -173,8 +182,12 @@ class _Merging:
             if (client, key) in self._owned:
                 self._owned[client, key][1] = self._history.next_line()
 
-    def _position(self, letter: str, client: str, words: tuple[_Begun, list[str]]) -> None:
+    def _position(
+        self, at_s: float, letter: str, client: str, words: tuple[_Begun, list[str]]
+    ) -> None:
         begun, (topic, partition, offset) = words
+        if self._is_cut(topic, at_s):
+            return
         key = (topic, int(partition))
         if letter == "e":
             self._history.saw_end(client, key, int(offset), begun.line)

@@ -55,6 +55,29 @@ class Kill(Fault):
         return True
 
 
+class KillLeader(Fault):
+    """F1, and nothing else meanwhile: how long nobody can write to what a killed broker led."""
+
+    def begin(self) -> tuple[str, float]:
+        """Restart after 3 s."""
+        world = self.world
+        leader = world.leader(world.any_key(self.random))
+        if leader is None or world.held or not all(map(world.is_ready, world.nodes())):
+            raise NotPossibleNow("something else is going on")
+        self._name = leader
+        self.hold(leader)
+        world.kill(leader)
+        return f"kill -9 of a leader: {leader}", 3.0
+
+    def heal(self) -> bool:
+        """Start it, and wait until it is ready."""
+        self.world.restart(self._name)
+        if not self.world.is_ready(self._name):
+            return False
+        self.world.release(self._name)
+        return True
+
+
 class Rolling(Fault):
     """F2: SIGTERM to the nodes of a role, one after the other."""
 

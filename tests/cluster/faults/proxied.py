@@ -78,7 +78,7 @@ class ProxiedCluster:
         pids = dict(self._clients())
         for name in self.names:
             pid = self.cluster.pid(name)
-            if pid is not None:
+            if pid is not None and self.cluster.is_running(name):
                 pids[pid] = name
         return pids
 

@@ -14,7 +14,7 @@ from tests.cluster.faults.client_faults import complete_replicas
 from tests.cluster.faults.fault import Fault, NotPossibleNow
 from tests.cluster.faults.schedule import Planned, draw
 from tests.cluster.faults.verdict import Verdict, reach_verdict
-from tests.cluster.faults.world import TOPICS, World
+from tests.cluster.faults.world import World
 
 _TICK_S = 0.05
 _ACTIVE_MAX = 3
@@ -124,7 +124,7 @@ class Campaign:
     def _heal_all(self) -> None:
         self.world.ending = True
         deadline_s = time.monotonic() + _HEAL_S
-        while self._active:
+        while self._active or not self.world.replaced_page_cache():
             self._heal_due(float("inf"))
             if time.monotonic() > deadline_s:
                 names = ", ".join(active.name for active in self._active)
@@ -157,8 +157,7 @@ class Campaign:
         # A writer waits for all of its answers, as long as it is patient.
         stuck = fleet.end("writer", 150) + fleet.end("member") + fleet.end("reader")
         problems += [f"{name} did not end by itself" for name in stuck]
-        topics = ",".join(f"{topic}/{count}" for topic, count in TOPICS.items())
-        fleet.start("final-1", "final", topics=topics)
+        fleet.start("final-1", "final", topics=self.world.topic_list)
         deadline_s = time.monotonic() + _FINAL_S
         while fleet.is_running("final-1") and time.monotonic() < deadline_s:
             time.sleep(0.1)

@@ -11,7 +11,7 @@ from tests.checker.history import History, Outcome, Send
 from tests.checker.judge import Anomaly, Expectations, judge
 from tests.cluster.faults.notes import Key, Reading, read_notes
 from tests.cluster.faults.replicas import compare
-from tests.cluster.faults.world import FSYNC, LEADER_ONLY, PAGE_CACHE, TOPICS, World
+from tests.cluster.faults.world import FSYNC, LEADER_ONLY, World
 
 if TYPE_CHECKING:
     from tests.cluster.faults.runner import Campaign
@@ -38,8 +38,6 @@ class Verdict:
     unknown: int = 0
     failed: int = 0
     anomalies: Counter[str] = field(default_factory=Counter)
-    # Lost by what only memories held, when all memories lost their power.
-    excused: Counter[str] = field(default_factory=Counter)
     shown: list[str] = field(default_factory=list)
     # Reasons besides anomalies for which the run failed.
     problems: list[str] = field(default_factory=list)
@@ -65,7 +63,7 @@ def reach_verdict(campaign: "Campaign", seconds: float) -> Verdict:
     """Judge the notes of all clients and the files of the stopped brokers."""
     world, plan = campaign.world, campaign.plan
     campaign.say("judging")
-    reading = read_notes(world.fleet.notes)
+    reading = read_notes(world.fleet.notes, world.retired)
     if plan.tamper:
         tamper(reading.history, plan.tamper)
     if plan.edn is not None:
@@ -101,15 +99,15 @@ class _Excuse:
     """Which acknowledged sends may be lost by what their acknowledgement promised."""
 
     def __init__(self, world: World) -> None:
-        self._read = world.recreations_read
+        self._kept = world.ids.keys() | world.recreations_read
         self._begins, self._ends = _merged(world.disturbed)
 
     def __call__(self, send: Send) -> bool:
         topic = send.key[0]  # type: ignore[index]
-        if topic in TOPICS:
-            return topic == LEADER_ONLY and self._disturbed(send.completed_at)
+        if topic == LEADER_ONLY:
+            return self._disturbed(send.completed_at)
         # A topic that was deleted before it was read to the end.
-        return topic not in self._read
+        return topic not in self._kept
 
     def _disturbed(self, at_s: float) -> bool:
         index = bisect_left(self._ends, at_s - _ALONE_S)
@@ -130,8 +128,8 @@ def _merged(spans: Iterable[tuple[float, float]]) -> tuple[list[float], list[flo
 
 def _take(verdict: Verdict, anomaly: Anomaly, world: World) -> None:
     topic = anomaly.key[0] if isinstance(anomaly.key, tuple) else None
-    if topic == PAGE_CACHE and world.wide_power_loss:
-        verdict.excused[anomaly.name] += 1
+    # Nobody reads a retired topic to its end.
+    if topic in world.retired and anomaly.name == "unseen":
         return
     verdict.anomalies[anomaly.name] += 1
     if len(verdict.shown) < _SHOWN:
@@ -159,7 +157,7 @@ def _compare_replicas(verdict: Verdict, world: World, history: History) -> None:
             key: Key = send.key  # type: ignore[assignment]
             ends[key] = max(ends[key], send.offset + 1)
     folders = world.data_folders()
-    for topic, count in TOPICS.items():
+    for topic, count in world.topics.items():
         for number in range(count):
             # Only what promises so must still be there.
             end = ends[topic, number] if topic == FSYNC else 0

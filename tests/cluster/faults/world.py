@@ -3,17 +3,18 @@
 One thread uses it. A node is held by at most one fault of processes or disks at a time.
 """
 
+import contextlib
 import os
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from millstream import Admin, NewTopic
+from millstream import Admin, MillstreamError, NewTopic, TopicAlreadyExistsError
 from millstream_server.local_cluster import NodePlan
 from millstream_server.local_cluster.readiness import is_ready
 from tests.cluster.faults import scrapes
@@ -23,9 +24,10 @@ from tests.cluster.faults.links import CLIENT, LOOPBACK, Link, LinkRule
 from tests.cluster.faults.notes import Key
 from tests.cluster.faults.proxied import ProxiedCluster
 
-#: Topic → partitions, in the modes whose promises differ.
+#: Topics in the modes whose promises differ; of page-cache mode there are several in turn.
 FSYNC, PAGE_CACHE, LEADER_ONLY = "facts", "notes", "hints"
-TOPICS = {FSYNC: 4, PAGE_CACHE: 2, LEADER_ONLY: 2}
+_PARTITIONS = {FSYNC: 4, PAGE_CACHE: 2, LEADER_ONLY: 2}
+_PAGE_CACHE_WRITER, _READER = "writer-3", "reader-1"
 GROUP = "readers"
 REPLICAS = 3
 _DISK_MEGABYTES = 1024
@@ -62,8 +64,12 @@ class World:
     disturbed: list[tuple[float, float]] = field(default_factory=list)
     ended_alone: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
-    # Brokers lost their power in a way in which page-cache topics may lose records.
-    wide_power_loss: bool = False
+    # Topic in use → partitions.
+    topics: dict[str, int] = field(default_factory=dict)
+    page_cache: str = f"{PAGE_CACHE}-1"
+    # Page-cache topic → when so many memories lost their power that it may lose records,
+    # monotonic seconds: until then it is held to its promise, and from then on another one is used.
+    retired: dict[str, float] = field(default_factory=dict)
     # Topics made again under their name of which everything was read.
     recreations_read: set[str] = field(default_factory=set)
     # Topic → its id.
@@ -74,6 +80,7 @@ class World:
     _linked: set[Link] = field(default_factory=set)
     _down_since: dict[str, float] = field(default_factory=dict)
     _ending: set[str] = field(default_factory=set)
+    _replacing: "Future[None] | None" = None
 
     def __post_init__(self) -> None:
         self.proxied = ProxiedCluster(
@@ -109,31 +116,69 @@ class World:
     def start(self) -> None:
         """Start the nodes, make the topics, start the clients."""
         self.proxied.__enter__()
-        topics = [
-            NewTopic(FSYNC, TOPICS[FSYNC], REPLICAS),
-            NewTopic(PAGE_CACHE, TOPICS[PAGE_CACHE], REPLICAS, {"flush.mode": "page_cache"}),
-            NewTopic(LEADER_ONLY, TOPICS[LEADER_ONLY], REPLICAS),
-        ]
-        with Admin(bootstrap_servers=self.cluster.bootstrap_servers) as admin:
-            admin.create_topics(topics)
-            self.ids = {one.name: one.topic_id for one in admin.describe_topics(list(TOPICS))}
-        everything = ",".join(f"{topic}/{count}" for topic, count in TOPICS.items())
+        for topic in (FSYNC, self.page_cache, LEADER_ONLY):
+            self._create(topic)
         start = self.fleet.start
         rate = str(self.rate)
         for number, (topic, acks, patience) in enumerate(
             [
                 (FSYNC, "all", 120_000),
                 (FSYNC, "all", 10_000),
-                (PAGE_CACHE, "all", 30_000),
+                (self.page_cache, "all", 30_000),
                 (LEADER_ONLY, "1", 30_000),
             ],
             1,
         ):
-            options = {"topics": f"{topic}/{TOPICS[topic]}", "acks": acks}
+            options = {"topics": f"{topic}/{self.topics[topic]}", "acks": acks}
             start(f"writer-{number}", "writer", **options, patience=str(patience), rate=rate)
-        start("reader-1", "reader", topics=everything)
+        start(_READER, "reader", topics=self.topic_list)
         for number in (1, 2):
-            start(f"member-{number}", "member", topics=f"{FSYNC}/{TOPICS[FSYNC]}", group=GROUP)
+            start(f"member-{number}", "member", topics=f"{FSYNC}/{self.topics[FSYNC]}", group=GROUP)
+
+    @property
+    def topic_list(self) -> str:
+        """The topics in use, as clients take them."""
+        return ",".join(f"{topic}/{count}" for topic, count in self.topics.items())
+
+    def _create(self, topic: str) -> None:
+        configs = {"flush.mode": "page_cache"} if topic.startswith(PAGE_CACHE) else {}
+        count = _PARTITIONS[topic.split("-")[0]]
+        with Admin(bootstrap_servers=self.cluster.bootstrap_servers) as admin:
+            with contextlib.suppress(TopicAlreadyExistsError):
+                admin.create_topics([NewTopic(topic, count, REPLICAS, configs)])
+            [created] = admin.describe_topics([topic])
+        self.ids[topic] = created.topic_id
+        self.topics[topic] = count
+
+    def retire_page_cache(self) -> None:
+        """From now on the page-cache topic may lose records; another one is made and used."""
+        if self.page_cache not in self.retired:
+            self.retired[self.page_cache] = time.monotonic()
+            self._replacing = self.operator.submit(self._replace_page_cache)
+
+    def _replace_page_cache(self) -> None:
+        topic = f"{PAGE_CACHE}-{len(self.retired) + 1}"
+        while topic not in self.topics:
+            try:
+                self._create(topic)
+            except MillstreamError:
+                time.sleep(1)
+
+    def replaced_page_cache(self) -> bool:
+        """True if the page-cache topic in use still holds to its promise; lets clients use a new
+        one once it is there."""
+        if self._replacing is None:
+            return True
+        if not self._replacing.done():
+            return False
+        self._replacing.result()
+        self._replacing = None
+        del self.topics[self.page_cache]
+        self.page_cache = f"{PAGE_CACHE}-{len(self.retired) + 1}"
+        topics = f"{self.page_cache}/{self.topics[self.page_cache]}"
+        self.fleet.replace(_PAGE_CACHE_WRITER, topics=topics)
+        self.fleet.replace(_READER, topics=self.topic_list)
+        return True
 
     def stop(self) -> None:
         """End everything."""
@@ -232,7 +277,7 @@ class World:
     def leads(self) -> dict[Key, scrapes.Lead]:
         """Who leads what."""
         found = scrapes.leads(self.cluster.plan.with_role("broker"))
-        return {key: lead for key, lead in found.items() if key[0] in TOPICS}
+        return {key: lead for key, lead in found.items() if key[0] in self.topics}
 
     def leader(self, key: Key) -> str | None:
         """Who leads a partition."""
@@ -245,10 +290,13 @@ class World:
 
     def any_key(self, random: Random) -> Key:
         """One of the partitions."""
-        return random.choice([(topic, n) for topic, count in TOPICS.items() for n in range(count)])
+        return random.choice(
+            [(topic, n) for topic, count in self.topics.items() for n in range(count)]
+        )
 
     def tend(self) -> None:
         """Start again whatever ended by itself, as a supervisor would; it is counted."""
+        self.replaced_page_cache()
         now_s = time.monotonic()
         for name in self.cluster.ended():
             if name in self.held:
@@ -305,7 +353,7 @@ class World:
         plan = self.cluster.plan
         missing = [node.name for node in plan.nodes if not self.is_ready(node.name)]
         leads = self.leads()
-        for topic, count in TOPICS.items():
+        for topic, count in self.topics.items():
             for number in range(count):
                 lead = leads.get((topic, number))
                 if lead is None or lead.in_sync < REPLICAS:
