@@ -231,7 +231,11 @@ class ImageFollower:
     def _sync_if_behind(self, replica: Replica) -> None:
         """In fsync mode everything written before it must be synced once (invariant 10)."""
         log, own = replica.log, replica.state
-        if not own.fsync or log.synced_end_offset >= log.end_offset:
+        if not own.fsync:
+            return
+        # What was synced in the background before the mode became fsync counts at once.
+        replica.deliver(own.written(log.written_end_offset, log.synced_end_offset))
+        if log.synced_end_offset >= log.end_offset:
             return
 
         def synced(_: object, error: StorageError | None) -> None:

@@ -19,6 +19,7 @@ import structlog
 from millstream_server.broker.hosted import HostedPartitions
 from millstream_server.broker.refusal import Refusal
 from millstream_server.broker.replica import Replica
+from millstream_server.broker.replication.follower_lane import FollowerLane
 from millstream_server.broker.replication.follower_rules import (
     TruncationBelowMarkError,
     check_truncation,
@@ -54,14 +55,6 @@ class Phase(enum.Enum):
     CUTTING = "cutting"
 
 
-class Lane(Protocol):
-    """One lane of one session, as a followed partition sees it."""
-
-    def give_back(self, size: int) -> None:
-        """So many bytes of the lane's credit may be used again; in vain once the session is
-        over."""
-
-
 class Session(Protocol):
     """The connection to the leader, as a followed partition sees it."""
 
@@ -81,6 +74,7 @@ class FollowedPartition:
         self.phase = Phase.RESTING
         self.round = 0
         self._hosted = hosted
+        self._fsync = replica.state.fsync
         self._log = replica.log
         self._session: Session | None = None
         # Steps whenever what was under way must not be taken for the present: a new session, the
@@ -95,7 +89,7 @@ class FollowedPartition:
         self._end_epoch: int | None = None
         self._newest_epoch: int | None = None
         # Taken and not yet staged, each with its lane and the bytes of credit to give back.
-        self._runs: deque[tuple[EpochRun, Lane, int]] = deque()
+        self._runs: deque[tuple[EpochRun, FollowerLane, int]] = deque()
         self._mark = 0
         self._start_moving = False
 
@@ -116,6 +110,21 @@ class FollowedPartition:
         """The session is over, or this leader epoch is. What was staged stays staged."""
         self._session = None
         self._rest()
+
+    def mode_may_have_changed(self) -> None:
+        """Look at the flush mode anew. What was written before it became fsync must be synced once
+        and told, or it never counts at the leader (invariant 10)."""
+        before, self._fsync = self._fsync, self.replica.state.fsync
+        if before or not self._fsync:
+            return
+
+        def synced(_: object, error: StorageError | None) -> None:
+            if error is not None:
+                self._hosted.note_failure(self.replica, error)
+            elif self._session is not None:
+                self._session.report_soon(self)
+
+        self._hosted.writer.run(self._log, self._log.flush, synced)
 
     def position(self) -> pb.FollowerPosition | None:
         """What to tell the leader now; None if it knows it already."""
@@ -200,7 +209,7 @@ class FollowedPartition:
 
     # Pushes
 
-    def take(self, push: Any, lane: Lane) -> None:
+    def take(self, push: Any, lane: FollowerLane) -> None:
         """Take in a ``ReplicatedPartition``. Every byte of credit it used is given back, now or
         when the bytes are written."""
         size = len(push.frames)
@@ -223,7 +232,7 @@ class FollowedPartition:
                 self._tell_partition()
                 self._move_start(push.log_start_offset)
 
-    def _take_frames(self, push: Any, lane: Lane, size: int) -> None:
+    def _take_frames(self, push: Any, lane: FollowerLane, size: int) -> None:
         previous_epoch = push.previous_epoch if push.HasField("previous_epoch") else None
         try:
             if not continues(push.previous_offset, previous_epoch, self._end, self._end_epoch):
@@ -286,7 +295,7 @@ class FollowedPartition:
         self._stage()
 
     def _written(
-        self, turn: int, lane: Lane, size: int, _: int, error: StorageError | None
+        self, turn: int, lane: FollowerLane, size: int, _: int, error: StorageError | None
     ) -> None:
         lane.give_back(size)
         if turn != self._turn or self._session is None:

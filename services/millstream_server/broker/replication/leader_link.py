@@ -10,6 +10,7 @@ import structlog
 
 from millstream_server.broker.hosted import HostedPartitions
 from millstream_server.broker.replication.followed_partition import FollowedPartition
+from millstream_server.broker.replication.follower_lane import FollowerLane
 from millstream_server.runtime.errors import ServiceError, error_of
 from millstream_server.v1 import replication_service_pb2 as pb
 
@@ -24,29 +25,6 @@ _RETRY_MAX_S = 1.0
 _POSITIONS_MAX = 2_000
 
 Connect = Callable[[int], "pb_grpc.ReplicationServiceAsyncStub"]
-
-
-class FollowerLane:
-    """This end of one lane of one session: what is to be said on it."""
-
-    def __init__(self, credit_bytes: int) -> None:
-        # What the leader may have under way.
-        self.credit_bytes = credit_bytes
-        self.wake = asyncio.Event()
-        self._credit_due = 0
-
-    def give_back(self, size: int) -> None:
-        """See ``Lane``. Small change is kept until it is worth a message, or until one goes."""
-        if not size:
-            return
-        self._credit_due += size
-        if self._credit_due >= self.credit_bytes // 8:
-            self.wake.set()
-
-    def take_credit(self) -> int:
-        """Bytes to be given back with the next message."""
-        due, self._credit_due = self._credit_due, 0
-        return due
 
 
 class LeaderLink:

@@ -155,3 +155,15 @@ async def test_credit_of_an_earlier_session_is_not_given_to_the_next(
     await leader.reported(5)
     await until(lambda: leader.credit[TAIL] > granted - granted // 8)
     assert leader.credit[TAIL] == granted
+
+
+async def test_what_was_written_before_the_mode_became_fsync_is_synced_and_reported(
+    leader: ScriptedLeader, follower: BrokerNode, metadata: FakeMetadata
+) -> None:
+    metadata.change_partition("logs", 0, leader_epoch=2, flush_mode="page_cache")
+    begun = await begun_at(leader, 2)
+    await leader.push(begun, leader_frame(b"v", base_offset=0))
+    report = await leader.position(lambda one: one.end_offset == 1)
+    assert report.synced_end_offset == 0
+    metadata.change_partition("logs", 0, flush_mode="fsync")
+    await leader.reported(1)

@@ -104,3 +104,25 @@ async def test_rule_32_a_failed_sync_ends_the_pushing_and_acknowledges_nothing(
         assert failed.indeterminate  # the follower may well have it
         assert reason_name((await follower.next(news=False)).error) == "STORAGE_ERROR"
         assert node.view.offline_reported
+
+
+async def test_what_was_synced_in_the_background_counts_when_the_mode_becomes_fsync(
+    node: BrokerNode,
+) -> None:
+    metadata = node.metadata
+    topic_id = metadata.image.topic_ids["logs"]
+    metadata.change_partition("logs", 0, flush_mode="page_cache")
+    async with ScriptedFollower(node.channel, epoch=20) as follower:
+        await follower.begin(topic_id)
+        call = await produce(node)
+        await follower.records(1)
+        replica = node.replica("logs")
+        synced = asyncio.Event()
+        node.app.writer.run(replica.log, replica.log.flush, lambda _, __: synced.set())
+        await synced.wait()
+        metadata.change_partition("logs", 0, flush_mode="fsync")
+        async with asyncio.timeout(10):
+            while not replica.state.fsync:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        await follower.report(topic_id, 1)
+        assert not (await answer(call)).error
