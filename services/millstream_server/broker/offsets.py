@@ -46,7 +46,7 @@ class Offsets:
                     continue
                 answers[index] = await self._look_up(topic, query)
             except (ServiceError, Refusal) as error:
-                answers[index] = _failed_answer(query, error)
+                answers[index] = self._failed_answer(query, error)
 
         async def ask(leader: int, indexes: list[int]) -> None:
             queries = [request.queries[index] for index in indexes]
@@ -59,7 +59,7 @@ class Offsets:
                 found = list(response.answers)
             except (grpc.RpcError, ServiceError) as error:
                 failure = error if isinstance(error, ServiceError) else error_of(error)
-                found = [_failed_answer(query, failure) for query in queries]
+                found = [self._failed_answer(query, failure) for query in queries]
             for index, answer in zip(indexes, found, strict=True):
                 answers[index] = answer
 
@@ -88,6 +88,18 @@ class Offsets:
             leader_epoch=replica.state.leader_epoch,
         )
 
+    def _failed_answer(
+        self, query: pb.OffsetQuery, error: ServiceError | Refusal
+    ) -> pb.OffsetAnswer:
+        self._hosted.counters.errors["list_offsets", error.reason] += 1
+        return pb.OffsetAnswer(
+            topic=query.topic,
+            topic_id=query.topic_id,
+            partition=query.partition,
+            error=number_of(error),
+            message=error.message,
+        )
+
     # DeleteRecords
 
     async def delete_records(self, request: pb.DeleteRecordsRequest) -> pb.DeleteRecordsResponse:
@@ -98,6 +110,7 @@ class Offsets:
             try:
                 return await self._delete(deletion, request.forwarded)
             except (ServiceError, Refusal) as error:
+                self._hosted.counters.errors["delete_records", error.reason] += 1
                 return pb.RecordDeletionResult(
                     topic=deletion.topic,
                     partition=deletion.partition,
@@ -187,16 +200,6 @@ def number_of(error: ServiceError | Refusal) -> Any:
     if isinstance(error, Refusal):
         error = ServiceError(error.reason, error.message)
     return error.number
-
-
-def _failed_answer(query: pb.OffsetQuery, error: ServiceError | Refusal) -> pb.OffsetAnswer:
-    return pb.OffsetAnswer(
-        topic=query.topic,
-        topic_id=query.topic_id,
-        partition=query.partition,
-        error=number_of(error),
-        message=error.message,
-    )
 
 
 def _check_count(count: int, field: str) -> None:

@@ -333,3 +333,13 @@ async def test_the_records_of_one_publish_are_bounded(
     assert len((await publish(node, b"a", b"b")).records) == 2
     error = await failure(publish(node, b"a", b"b", b"c"))
     assert error.reason == "REQUEST_TOO_LARGE"
+
+
+async def test_a_query_that_fails_inside_an_answer_is_counted(broker: BrokerNode) -> None:
+    query = pb.OffsetQuery(topic="nowhere", position=pb.Position(latest=True))
+    response = await broker.stub.ListOffsets(pb.ListOffsetsRequest(queries=[query]))
+    assert response.answers[0].error
+    counted = broker.scrape(
+        "millstream_request_errors_total", api="list_offsets", code="UNKNOWN_TOPIC"
+    )
+    assert counted == 1
