@@ -159,13 +159,12 @@ def attempt(mutant: Mutant, seeds: int, first_seed: int, quiet_seeds: int) -> Tr
         target = Path(folder)
         copy_packages(target)
         apply(mutant, target)
-        quiet = simulate(target, quiet_seeds, first_seed, faults=False)
-        trial = Trial(mutant.name, mutant.digest, sorted(quiet["violations"]), None, [])
-        if trial.counts:
-            found = simulate(target, seeds, first_seed, faults=True)
-            trial.violations = sorted(found["violations"])
-            if found["failing_seeds"] and not set(trial.violations) <= _NO_CATCH:
-                trial.seeds = found["failing_seeds"][0] - first_seed + 1
+        found = simulate(target, seeds, first_seed, faults=True)
+        trial = Trial(mutant.name, mutant.digest, [], None, sorted(found["violations"]))
+        if found["failing_seeds"] and not set(trial.violations) <= _NO_CATCH:
+            trial.seeds = found["failing_seeds"][0] - first_seed + 1
+            quiet = simulate(target, quiet_seeds, first_seed, faults=False)
+            trial.quiet = sorted(quiet["violations"])
     return trial
 
 

@@ -15,7 +15,7 @@ from tests.simulation.world.world import World
 
 LOGS_EVERY_S = 0.5
 # Two clocks may be so far apart after a session.
-_CLOCKS_APART_S = 0.02
+_CLOCKS_APART_S = 0.005
 
 
 class Violation(Exception):

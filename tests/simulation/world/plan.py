@@ -108,6 +108,8 @@ class Plan:
     lose_entry: float
     # After so long a follower that is behind leaves the in-sync set.
     lag_ms: int
+    # Longest time that a voter of the quorum lags behind, seconds.
+    voter_lag_s: float
 
     def with_faults(self, faults: tuple[Fault, ...]) -> "Plan":
         """The same with other faults."""
@@ -138,6 +140,7 @@ def draw_plan(seed: int, *, faults: bool = True, replication_factor: int = 0) ->
         lose_outcome=random.choice((0.0, 0.02, 0.1)) if disturbed else 0.0,
         lose_entry=random.choice((0.0, 0.02, 0.1)) if disturbed else 0.0,
         lag_ms=random.choice((10_000, 2_000, 500)) if faults else 10_000,
+        voter_lag_s=random.choice((0.02, 0.02, 0.5)) if faults else 0.02,
     )
 
 

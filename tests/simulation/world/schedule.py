@@ -52,7 +52,7 @@ def play(plan: Plan, *, check_every: int = 10) -> Report:
     """Play a schedule; violations are in the report."""
     # What the standard library draws by itself (asyncio, uuid) must not differ either.
     random_module.seed(plan.seed)
-    faults = QuorumFaults(lose_outcome=plan.lose_outcome, lose_entry=plan.lose_entry)
+    faults = QuorumFaults(plan.lose_outcome, plan.lose_entry, lag_s=plan.voter_lag_s)
     with simulation(
         lambda: World(
             plan.seed,
