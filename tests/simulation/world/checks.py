@@ -51,6 +51,7 @@ class Invariants:
         self._images: dict[tuple[str, int], Image] = {}
         # Of each process: (LE, HW) per key.
         self._marks: dict[tuple[str, LogKey], tuple[int, int]] = {}
+        self._known: dict[tuple[str, LogKey], Any] = {}
         # What is below any high watermark, for ever: key → base offset → batch.
         self._committed: dict[LogKey, dict[int, StoredBatch]] = {}
         # Every batch by (key, base offset, leader epoch).
@@ -168,10 +169,15 @@ class Invariants:
         if before == mark and state.role is not Role.LEADING:
             return
         self._marks[name, key] = mark
+        # A replica that was moved away and back is another one, as after a restart: what is
+        # committed it learns anew.
+        same = self._known.get((name, key)) is replica
+        self._known[name, key] = replica
         if before is not None:
             if before[0] > mark[0]:
                 raise Violation("leader-epoch-back", f"{name}: {before} then {state}")
-            if before[0] == mark[0] and mark[1] < before[1] and key not in self.excused:
+            back = before[0] == mark[0] and mark[1] < before[1]
+            if back and same and key not in self.excused:
                 raise Violation("hw-back", f"{name}: {before} then {state}")
         if state.role is Role.LEADING:
             self._look_at_leader(machine, key, state)
