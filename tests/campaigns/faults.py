@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.campaigns.figures import integer, print_result, progress
-from tests.cluster.faults.catalogue import usable
+from tests.cluster.faults.catalogue import choose
 from tests.cluster.faults.disks import DisksForbidden, enter_own_namespace
 from tests.cluster.faults.runner import Campaign, Plan
 from tests.cluster.faults.verdict import Verdict, summary
@@ -38,7 +38,7 @@ def main() -> int:
         disks = False
     wanted = [name.strip() for name in os.environ.get("FAULTS", "").split(",")]
     try:
-        chosen, skipped = usable([name for name in wanted if name], disks=disks)
+        chosen, skipped = choose([name for name in wanted if name], disks=disks)
     except ValueError as error:
         progress(str(error))
         return 2
@@ -48,6 +48,7 @@ def main() -> int:
         seed=integer("SEED", 1),
         seconds=minutes * 60,
         classes=tuple(chosen),
+        skipped=frozenset(skipped),
         rate=integer("RATE", 160),
         disks=disks,
         tamper=os.environ.get("FAULTS_TAMPER", ""),

@@ -37,9 +37,9 @@ _NEED_DISKS = ("F8", "F13")
 _NEED_TRACING = ("F10", "F11")
 
 
-def usable(wanted: list[str], *, disks: bool) -> tuple[list[str], dict[str, str]]:
-    """The classes that can be injected on this machine, and why the others cannot. Raises
-    ValueError for a name that is no class."""
+def choose(wanted: list[str], *, disks: bool) -> tuple[list[str], dict[str, str]]:
+    """The classes that are wanted (none named: all), and of those that cannot be injected on this
+    machine, why. Raises ValueError for a name that is no class."""
     unknown = [name for name in wanted if name not in CLASSES]
     if unknown:
         raise ValueError(f"no such fault: {', '.join(unknown)}; there are {', '.join(CLASSES)}")
@@ -49,5 +49,4 @@ def usable(wanted: list[str], *, disks: bool) -> tuple[list[str], dict[str, str]
         skipped |= dict.fromkeys(_NEED_DISKS, "file systems may not be mounted here")
     if any(name in wanted for name in _NEED_TRACING) and not tracing_works():
         skipped |= dict.fromkeys(_NEED_TRACING, "strace may not be attached here")
-    chosen = [name for name in wanted if name not in skipped]
-    return chosen, {name: why for name, why in skipped.items() if name in wanted}
+    return wanted, {name: why for name, why in skipped.items() if name in wanted}

@@ -140,6 +140,8 @@ class _Limit(Fault):
     def begin(self) -> tuple[str, float]:
         """Set it."""
         self._name = self.choose("broker")
+        if not self.world.is_ready(self._name):
+            raise NotPossibleNow(f"{self._name} is only starting")
         self._pid = self.world.pid(self._name)
         self.hold(self._name)
         limit = self.limit(self._pid)
