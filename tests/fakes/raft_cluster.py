@@ -22,7 +22,7 @@ from millstream_raft.snapshot_file import SnapshotFile
 from millstream_raft.vote import VoteFile
 from millstream_server.v1 import raft_pb2 as wire
 from millstream_server.v1 import raft_storage_pb2 as storage
-from tests.fakes.crash_files import CrashFiles
+from tests.fakes.crash_files import Crash, CrashFiles
 from tests.fakes.raft_views import View, Witness
 
 NEVER_MS = 10**9
@@ -164,6 +164,8 @@ class LayeredNode:
         self.log[:] = state.decode().split("\n") if state else []
 
     def send(self, peer: int, envelope: Envelope) -> bool:
+        if self.files.crashed:
+            raise Crash  # once more: the library swallows it while it loads a snapshot
         return self.cluster.network.send(self.node_id, peer, encode(envelope).SerializeToString())
 
     def receive(self, sender: int, message: bytes) -> None:
