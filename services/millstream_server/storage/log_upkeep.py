@@ -281,7 +281,8 @@ def truncate(log: Log, offset: int) -> int:
 
 def restart(log: Log, offset: int) -> int:
     """Drop everything, durably, and begin anew at an offset beyond the end: the leader has deleted
-    what would come next (KAFKA-9491). Nothing may be in flight (LogBusyError). Returns the new end.
+    what would come next (KAFKA-9491). An empty log may begin anywhere. Nothing may be in flight
+    (LogBusyError). Returns the new end.
 
     Every step leaves a log that a recovery takes up, the old one cut short or an empty one: what
     trusts the old bytes goes first, then they, then the new start.
@@ -289,10 +290,10 @@ def restart(log: Log, offset: int) -> int:
     log.check()
     if log.in_flight:
         raise LogBusyError(f"{log.in_flight} appends are in flight")
-    if offset < log.end_offset:
+    if offset < log.end_offset != log.start_offset:
         raise OffsetOutOfRangeError(offset, log.start_offset, log.end_offset)
     try:
-        log.lower_recovery_point(log.start_offset)
+        log.lower_recovery_point(min(offset, log.start_offset))
         log.snapshots.drop_above(-1)
         log.save_epochs(EpochHistory())
         with log.append_lock:

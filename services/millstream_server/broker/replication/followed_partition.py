@@ -12,14 +12,13 @@ the round, and the next one begins from what this log then holds. The phases::
 import enum
 from collections import deque
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
 from millstream_server.broker.hosted import HostedPartitions
 from millstream_server.broker.refusal import Refusal
 from millstream_server.broker.replica import Replica
-from millstream_server.broker.replication.follower_lane import FollowerLane
 from millstream_server.broker.replication.follower_rules import (
     TruncationBelowMarkError,
     check_truncation,
@@ -27,6 +26,7 @@ from millstream_server.broker.replication.follower_rules import (
     end_epoch,
     truncation_target,
 )
+from millstream_server.broker.replication.follower_session import FollowerLane, Session
 from millstream_server.runtime.errors import reason_name
 from millstream_server.storage.errors import (
     LogDamagedError,
@@ -55,16 +55,6 @@ class Phase(enum.Enum):
     CUTTING = "cutting"
 
 
-class Session(Protocol):
-    """The connection to the leader, as a followed partition sees it."""
-
-    def next_round(self) -> int:
-        """A number for a round that no other round of the session has."""
-
-    def report_soon(self, followed: "FollowedPartition") -> None:
-        """Ask for ``position`` before long."""
-
-
 class FollowedPartition:
     """The copying of one partition under one leader epoch. Everything runs on the event loop."""
 
@@ -90,7 +80,9 @@ class FollowedPartition:
         self._newest_epoch: int | None = None
         # Taken and not yet staged, each with its lane and the bytes of credit to give back.
         self._runs: deque[tuple[EpochRun, FollowerLane, int]] = deque()
+        # The leader's high watermark and log start, as heard last.
         self._mark = 0
+        self._leader_start = 0
         self._start_moving = False
 
     @property
@@ -225,12 +217,11 @@ class FollowedPartition:
         elif push.HasField("divergence"):
             self._cut(push.divergence)
         else:
-            self._mark = push.high_watermark
+            self._mark, self._leader_start = push.high_watermark, push.log_start_offset
             if size:
                 self._take_frames(push, lane, size)
             if self.phase is Phase.BEGUN:
                 self._tell_partition()
-                self._move_start(push.log_start_offset)
 
     def _take_frames(self, push: Any, lane: FollowerLane, size: int) -> None:
         previous_epoch = push.previous_epoch if push.HasField("previous_epoch") else None
@@ -311,21 +302,22 @@ class FollowedPartition:
         self.replica.copied(
             log.end_offset, log.written_end_offset, log.synced_end_offset, self._mark
         )
+        # Records that the leader deleted go here too, as far as they are committed.
+        start = min(self._leader_start, self.replica.state.high_watermark)
+        if start > log.start_offset and not self._start_moving:
+            self._move_start(start)
 
-    def _move_start(self, leader_start: int) -> None:
-        """Records that the leader deleted go here too, as far as they are committed."""
-        log = self._log
-        start = min(leader_start, self.replica.state.high_watermark)
-        if start <= log.start_offset or self._start_moving:
-            return
+    def _move_start(self, start: int) -> None:
         self._start_moving = True
 
         def moved(_: object, error: StorageError | None) -> None:
             self._start_moving = False
             if error is not None:
                 self._hosted.note_failure(self.replica, error)
+            elif self.phase is Phase.BEGUN:
+                self._tell_partition()  # it may have moved on meanwhile
 
-        self._hosted.writer.run(log, partial(log.delete_before, start), moved)
+        self._hosted.writer.run(self._log, partial(self._log.delete_before, start), moved)
 
     # Answers other than records
 
@@ -334,9 +326,12 @@ class FollowedPartition:
         self._begin_later(_TROUBLE_RETRY_S)
 
     def _refused(self, reason: str, push: Any) -> None:
-        if reason == "OFFSET_OUT_OF_RANGE" and push.log_start_offset > self._log.end_offset:
-            # The leader has deleted what would come next here.
-            self._run_cut(partial(restart, self._log, push.log_start_offset))
+        log, start = self._log, push.log_start_offset
+        empty = log.start_offset == log.end_offset
+        elsewhere = start > log.end_offset or (empty and start < log.end_offset)
+        if reason == "OFFSET_OUT_OF_RANGE" and elsewhere:
+            # The leader has deleted what would come next here; or an empty log began in a batch.
+            self._run_cut(partial(restart, log, start))
             return
         soon = reason in _EPOCH_REASONS
         if not soon:

@@ -10,7 +10,7 @@ import structlog
 
 from millstream_server.broker.hosted import HostedPartitions
 from millstream_server.broker.replication.followed_partition import FollowedPartition
-from millstream_server.broker.replication.follower_lane import FollowerLane
+from millstream_server.broker.replication.follower_session import FollowerLane
 from millstream_server.runtime.errors import ServiceError, error_of
 from millstream_server.v1 import replication_service_pb2 as pb
 

@@ -16,7 +16,12 @@ from millstream_server.broker.replication.leader_wire import (
     join_entries,
 )
 from millstream_server.broker.replication.session_pushes import Entries, FollowerCopy, Pushes
-from millstream_server.broker.replication.transfers import Lane, LeaderLog, divergence_of
+from millstream_server.broker.replication.transfers import (
+    BeginElsewhere,
+    Lane,
+    LeaderLog,
+    divergence_of,
+)
 from millstream_server.runtime.errors import ServiceError
 from millstream_server.v1 import replication_service_pb2 as pb
 
@@ -129,10 +134,6 @@ class FollowerSession:
             )
             self.wake[Lane.TAIL].set()
             return
-        if end < log.start_offset:
-            raise Refusal(
-                "OFFSET_OUT_OF_RANGE", f"offset {end} is below the log start {log.start_offset}"
-            )
         copy = self._copies[key] = FollowerCopy(self, replica, position)
         replica.add_copy(copy)
         self._take_report(copy)
@@ -176,6 +177,8 @@ class FollowerSession:
         self._hosted.counters.errors["replicate", refusal.reason] += 1
         replica = self._hosted.replicas.get(key)
         start_offset = replica.start_offset if replica is not None else 0
+        if isinstance(refusal, BeginElsewhere):
+            start_offset = refusal.offset
         epoch = self._hosted.newest_epoch(*key)
         self._notices.append(error_entry(key, round_number, epoch, refusal, start_offset))
         self.wake[Lane.TAIL].set()

@@ -17,7 +17,12 @@ from millstream_server.broker.replication.leader_wire import (
     progress_entry,
     push_entry,
 )
-from millstream_server.broker.replication.transfers import Lane, LaneBounds, Transfer
+from millstream_server.broker.replication.transfers import (
+    BeginElsewhere,
+    Lane,
+    LaneBounds,
+    Transfer,
+)
 from millstream_server.broker.runs import Run, measure
 from millstream_server.storage.errors import StorageError
 from millstream_server.storage.log import Log
@@ -66,6 +71,12 @@ class FollowerCopy(Transfer):
     def has_more(self) -> bool:
         """True if there is something to push."""
         return self.next_offset < self.replica.state.written_end_offset
+
+    @property
+    def read_offset(self) -> int:
+        """Where to read what is to be pushed: not below the start of the log, which may lie within
+        the batch that the follower needs."""
+        return max(self.next_offset, self.replica.start_offset)
 
     def moved(self) -> None:
         """See ``Copy``."""
@@ -172,7 +183,12 @@ class Pushes:
         room = self._message_bytes
         while room > self._message_bytes // 8 and (copy := queue.take()) is not None:
             run = self._take_run(copy, lane, room)
-            if run is None or not run.data:
+            if run is None:
+                continue
+            if run.first_offset != copy.next_offset:
+                copy.session.fail(copy, BeginElsewhere(copy.next_offset, run.first_offset))
+                continue
+            if not run.data:
                 continue
             size = len(run.data)
             if entries and size > room:
@@ -207,7 +223,7 @@ class Pushes:
             return run
         if not copy.has_more:
             return None
-        log, offset = copy.replica.log, copy.next_offset
+        log, offset = copy.replica.log, copy.read_offset
         chosen = copy.choose_lane(bytes_behind(log, offset), self._bounds)
         if chosen is not lane:
             if chosen is not None:
@@ -237,7 +253,7 @@ class Pushes:
             return
         queue.cold_reads += 1
         copy.loading = True
-        log, offset = copy.replica.log, copy.next_offset
+        log, offset = copy.replica.log, copy.read_offset
 
         def loaded(run: Run | None, error: BaseException | None) -> None:
             queue.cold_reads -= 1

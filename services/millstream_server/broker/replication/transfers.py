@@ -52,6 +52,16 @@ def divergence_of(last_epoch: int | None, end_offset: int, log: LeaderLog) -> Ep
     return None
 
 
+class BeginElsewhere(Refusal):
+    """The follower's end is no place to push from: records are missing there, or it lies within a
+    batch. ``offset`` is where an empty log may begin, at a batch of which only the last records
+    may be left."""
+
+    def __init__(self, end_offset: int, offset: int) -> None:
+        super().__init__("OFFSET_OUT_OF_RANGE", f"the batch to push at {end_offset} is at {offset}")
+        self.offset = offset
+
+
 class Transfer:
     """See the module's docstring."""
 

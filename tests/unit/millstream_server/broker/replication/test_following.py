@@ -235,6 +235,22 @@ async def test_a_follower_behind_the_leader_s_start_begins_anew_there(
     assert (log.start_offset, state.high_watermark) == (90, 91)
 
 
+async def test_an_empty_log_that_began_within_a_batch_begins_before_it(
+    leader: ScriptedLeader, follower: BrokerNode
+) -> None:
+    await leader.push(await leader.begin(), reason="OFFSET_OUT_OF_RANGE", log_start_offset=90)
+    begun = await leader.begin()
+    assert begun.end_offset == 90
+    await leader.push(begun, reason="OFFSET_OUT_OF_RANGE", log_start_offset=88)
+    begun = await leader.begin()
+    assert (begun.end_offset, begun.synced_end_offset) == (88, 88)
+    frame = leader_frame(b"a", b"b", b"c", base_offset=88)
+    await leader.push(begun, frame, high_watermark=91, log_start_offset=90)
+    await leader.reported(91)
+    log = follower.replica("logs").log
+    await until(lambda: log.start_offset == 90)
+
+
 async def test_records_that_the_leader_deleted_go_here_too(
     leader: ScriptedLeader, follower: BrokerNode
 ) -> None:

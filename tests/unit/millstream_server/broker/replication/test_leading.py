@@ -204,9 +204,6 @@ async def test_rule_14_a_log_of_another_history_is_told_where_it_parts(node: Bro
             assert answer.HasField("divergence"), answer
             assert answer.round == number
             assert (answer.divergence.epoch, answer.divergence.end_offset) == (1, 2)
-        await copying.begin(topic_id, 1, last_epoch=1, leader_epoch=4)
-        # Batches are whole: what the follower has of it says nothing of where it begins.
-        assert (await copying.next(news=False)).previous_offset == 1
 
 
 async def test_rule_15_a_diverged_beginning_changes_nothing_of_the_follower(
@@ -240,6 +237,25 @@ async def test_a_follower_behind_the_log_start_is_told_where_it_begins(node: Bro
         await copying.begin(topic_id, 1)
         push = await copying.next(news=False)
         assert (push.previous_offset, push.HasField("previous_epoch")) == (1, False)
+
+
+async def test_a_follower_is_told_of_the_batch_that_holds_its_end_or_the_log_start(
+    node: BrokerNode,
+) -> None:
+    topic_id = await topic(node)
+    producer = Producer(node, topic_id)
+    await producer.send(b"a", b"b", b"c", acks=broker_pb.ACKS_LEADER)
+    await producer.answer()
+    async with follower(node) as copying:
+        await copying.begin(topic_id, 1)
+        answer = await copying.next(news=False)
+        assert (reason_name(answer.error), answer.log_start_offset) == ("OFFSET_OUT_OF_RANGE", 0)
+    replica = node.replica("logs")
+    await asyncio.get_running_loop().run_in_executor(None, replica.log.delete_before, 2)
+    async with follower(node) as copying:
+        await copying.begin(topic_id, 0)
+        push = await copying.next(news=False)
+        assert (push.previous_offset, push.log_start_offset, records_in(push)) == (0, 2, 3)
 
 
 async def test_reports_that_cannot_be_true_end_the_copying(node: BrokerNode) -> None:

@@ -1,10 +1,14 @@
-"""The follower's end of one lane of a session: the credit to give back, and when to speak."""
+"""The session with a leader, as one of the followed partitions sees it."""
 
 import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from millstream_server.broker.replication.followed_partition import FollowedPartition
 
 
 class FollowerLane:
-    """One lane of one session. On the event loop."""
+    """One lane of it: the credit to give back, and when to speak. On the event loop."""
 
     def __init__(self, credit_bytes: int) -> None:
         # What the leader may have under way.
@@ -25,3 +29,13 @@ class FollowerLane:
         """Bytes to be given back with the next message."""
         due, self._credit_due = self._credit_due, 0
         return due
+
+
+class Session(Protocol):
+    """The connection to the leader, as a followed partition sees it."""
+
+    def next_round(self) -> int:
+        """A number for a round that no other round of the session has."""
+
+    def report_soon(self, followed: "FollowedPartition") -> None:
+        """Ask for ``position`` before long."""
