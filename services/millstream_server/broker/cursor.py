@@ -39,6 +39,7 @@ class Cursor:
         "replica",
         "stop_offset",
         "token",
+        "trusted",
     )
 
     def __init__(self, replica: Replica, position: pb.FetchPosition, owner: CursorOwner) -> None:
@@ -52,6 +53,9 @@ class Cursor:
         self.pushed = False
         self.pushed_watermark = -1
         self.pushed_start = -1
+        # False until the first records were sent: those are verified, whatever was synced. A client
+        # that met damaged ones comes back to where they begin, and here it is noticed as well.
+        self.trusted = False
         # In the stream's queue; being read by a thread; read but not sent yet; removed.
         self.queued = False
         self.loading = False
@@ -105,6 +109,7 @@ class Cursor:
         counters.records_out += run.next_offset - max(self.offset, run.first_offset)
         counters.bytes_out += len(run.data)
         self.offset = run.next_offset
+        self.trusted = True
         return self.progress()
 
     def progress(self) -> bytes:

@@ -3,7 +3,13 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from millstream.record import decode_records, decompress, iterate_frames, parse_header, verify_crc
+from millstream.record import (
+    decode_records,
+    decompress,
+    iterate_frames,
+    parse_header,
+    verify_batch,
+)
 from millstream.record.batch import ATTRIBUTE_CONTROL, BatchHeader
 from millstream.record.columns import Columns
 from millstream.v1 import broker_service_pb2 as pb
@@ -42,7 +48,7 @@ def decode_run(data: bytes, window: Window, *, text: bool, log_append_time: bool
     for frame in iterate_frames(data):
         batch = data[frame.batch_start : frame.end]
         header = parse_header(batch)
-        verify_crc(batch, header)
+        verify_batch(batch, header)
         if decoded_bytes > _BYTES_MAX:
             break
         next_offset = header.next_offset

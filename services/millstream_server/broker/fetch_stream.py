@@ -20,7 +20,7 @@ from millstream_server.broker.fetch_wire import encode_entry, error_header, join
 from millstream_server.broker.hosted import HostedPartitions
 from millstream_server.broker.position import TruncatedLog, check_position
 from millstream_server.broker.refusal import Refusal
-from millstream_server.broker.runs import Run
+from millstream_server.broker.runs import VERIFIED_BYTES, Run
 from millstream_server.runtime.errors import ServiceError, reason_number
 from millstream_server.storage.errors import StorageError
 
@@ -285,11 +285,14 @@ class FetchStream:
             return None
         cursor.needed_bytes = 0
         size = max(1, min(self._run_bytes_max, room, self._credit.bytes_left))
+        if not cursor.trusted:
+            size = min(size, VERIFIED_BYTES)
         replica = cursor.replica
         try:
             replica.check_offset(cursor.offset)
             if replica.is_warm(cursor.offset):
-                return replica.read(cursor.offset, size, cursor.stop_offset)
+                stop, verified = cursor.stop_offset, not cursor.trusted
+                return replica.read(cursor.offset, size, stop, verified=verified)
         except Refusal as refusal:
             self.fail(cursor, refusal)
             return None
@@ -306,7 +309,7 @@ class FetchStream:
             return
         self._cold_reads += 1
         cursor.loading = True
-        offset, stop_offset = cursor.offset, cursor.stop_offset
+        offset, stop_offset, verified = cursor.offset, cursor.stop_offset, not cursor.trusted
         replica = cursor.replica
 
         def loaded(run: Run | None, error: BaseException | None) -> None:
@@ -322,7 +325,9 @@ class FetchStream:
                 cursor.loaded = run
                 self._queue(cursor, first=True)
 
-        self._hosted.reads.submit(lambda: replica.read(offset, size, stop_offset), loaded)
+        self._hosted.reads.submit(
+            lambda: replica.read(offset, size, stop_offset, verified=verified), loaded
+        )
 
     def _add_progress(self, entries: list[tuple[bytes, ...]]) -> None:
         self._progress_due = False

@@ -48,6 +48,8 @@ class ImageFollower:
         # In the order in which they changed.
         self._changed: dict[_Key, None] = {}
         self._removed: list[TopicState] = []
+        # Partitions whose damaged log here the image knows of, until it is sound again.
+        self._damage_known: dict[_Key, None] = {}
         # What the disk refused to open or to begin an epoch in, say for want of room.
         self._refused: dict[_Key, None] = {}
         self._wake = asyncio.Event()
@@ -129,7 +131,9 @@ class ImageFollower:
             replica = await self._open(topic, state)
         else:
             self._configure(replica, topic)
-        if isinstance(replica.log.failure, LogDamagedError) and len(state.replicas) > 1:
+        if self._may_cut(key, state):
+            replica = await self._cut_damage(replica, topic, state)
+        elif isinstance(replica.log.failure, LogDamagedError):
             replica = await self._repair(replica, topic, state)
         elif self._node_id in state.last_known_elr and state.leader_id is None:
             # It is elected when all who lost their place have told theirs (invariant 7).
@@ -157,6 +161,35 @@ class ImageFollower:
             self._upkeep, partial(self._hosted.directory.set_aside_log, *key, damaged=True)
         )
         _log.warning("damaged log set aside, copying anew", partition=str(own))
+        return await self._open(topic, state)
+
+    def _may_cut(self, key: _Key, state: PartitionState) -> bool:
+        """True if this replica was elected although the image knew of damage in its log: nobody
+        but an operator, who named it, can have ordered that (invariants 5 and 34)."""
+        if self._node_id in state.damaged:
+            self._damage_known[key] = None
+            return False
+        if state.leader_id == self._node_id and state.recovering:
+            return key in self._damage_known
+        self._damage_known.pop(key, None)
+        return False
+
+    async def _cut_damage(
+        self, replica: Replica, topic: TopicState, state: PartitionState
+    ) -> Replica:
+        """Cut the log where the damage begins, and take up what is sound."""
+        key = (topic.topic_id, state.number)
+        error = str(replica.log.failure or "none was met since the start")
+        log = await run_job(self._upkeep, partial(self._hosted.directory.cut_damaged_log, *key))
+        _log.error(
+            "damaged log cut by an operator's order, what was behind the damage is lost",
+            partition=f"{topic.name}-{state.number}",
+            error=error,
+            start_offset=log.start_offset,
+            end_offset=log.end_offset,
+        )
+        self._damage_known.pop(key, None)
+        self._drop(replica)
         return await self._open(topic, state)
 
     def _settings(self, topic: TopicState) -> TopicSettings:

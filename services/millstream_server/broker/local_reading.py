@@ -136,6 +136,6 @@ class LocalReading:
 def _read_and_decode(
     replica: Replica, window: Window, bytes_max: int, text: bool, log_append_time: bool
 ) -> tuple[int, Decoded]:
-    run = replica.read(window.start_offset, bytes_max, window.stop_offset)
+    run = replica.read(window.start_offset, bytes_max, window.stop_offset, verified=True)
     decoded = decode_run(run.data, window, text=text, log_append_time=log_append_time)
     return len(run.data), decoded

@@ -350,13 +350,14 @@ class Replica:
         """True if reading there is fit for the event loop."""
         return self.log.reads_from_memory(offset)
 
-    def read(self, offset: int, bytes_max: int, stop_offset: int) -> Run:
+    def read(self, offset: int, bytes_max: int, stop_offset: int, *, verified: bool = False) -> Run:
         """Batches from the one that holds ``offset``, below the high watermark. A batch that
-        reaches beyond ``stop_offset`` is given alone. Any thread. Raises StorageError."""
+        reaches beyond ``stop_offset`` is given alone. ``verified``: see ``Log.read``. Any thread.
+        Raises StorageError."""
         mark = self.state.high_watermark
-        data = self.log.read(offset, bytes_max, min(mark, stop_offset))
+        data = self.log.read(offset, bytes_max, min(mark, stop_offset), verified=verified)
         if not data and stop_offset < mark:
-            data = self.log.read(offset, 1, mark)
+            data = self.log.read(offset, 1, mark, verified=verified)
         return measure(data, offset)
 
     def read_refusal(self, error: BaseException) -> Refusal:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from millstream.record.wire import decode_varint
 
+# Bytes of a read on the event loop whose checksums are verified there, a few milliseconds at most.
+VERIFIED_BYTES = 32 * 1024
 _BASE_OFFSET = slice(15, 23)
 _LAST_OFFSET_DELTA = slice(48, 52)
 

@@ -33,7 +33,7 @@ from millstream_server.storage.folder_checkpoints import (
 from millstream_server.storage.health import DirectoryHealth
 from millstream_server.storage.log import Log
 from millstream_server.storage.log_state import LogKey, LogSurroundings
-from millstream_server.storage.points import LogPoints
+from millstream_server.storage.points import LogPoints, Points
 from millstream_server.storage.recovery import LogRecovery, RecoveredLog
 from millstream_server.storage.segments import DELETED_SUFFIX
 
@@ -269,6 +269,28 @@ class LogDirectory:
         self._points.drop(name)
         self.save_points()  # points without a log do no harm: a full disk may keep them for now
         return True
+
+    def cut_damaged_log(self, topic_id: bytes, partition: int) -> Log:
+        """Cut a damaged log where the damage begins, durably, and take up what is sound: only by
+        an operator's order (invariant 34). What is behind the damage is gone. Reads the whole log;
+        called as ``create_log``. Raises KeyError, DiskFullError, DirectoryOfflineError."""
+        self.health.check()
+        old = self.logs[topic_id, partition]
+        name = old.key.folder_name
+        known = self._points.get(name)
+        try:
+            if known is not None:  # what trusts the bytes goes first
+                self._points.put(name, Points(known.start_offset, known.start_offset))
+                self._points.save()
+            recovered = LogRecovery(
+                self._files, old.path, old.config, known, clean=False, cut_rot=True
+            ).run()
+        except OSError as error:
+            raise self.health.refusal("cutting a damaged log", error) from error
+        old.retire()
+        log = self._adopt(old.key, old.config, recovered)
+        self.save_points()
+        return log
 
     def _take_trash(self, paths: list[str]) -> None:
         with self._trash_lock:

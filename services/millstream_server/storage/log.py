@@ -350,15 +350,17 @@ class Log:
             self._written_producers.forget_below(start_offset)
 
     # -- reading, any --------------------------------------------------------------------------
-    def read(self, offset: int, bytes_max: int, end_offset: int) -> bytes:
+    def read(
+        self, offset: int, bytes_max: int, end_offset: int, *, verified: bool = False
+    ) -> bytes:
         """Whole frames (``0x7a`` length batch …) from the batch that holds ``offset``, ending at or
         below ``end_offset``: at most ``bytes_max`` bytes, but at least one batch. Empty if there is
         nothing to read below ``end_offset`` yet. The first batch may begin before ``offset``.
 
-        Both checksums are verified for bytes below the recovery point (invariant 31). Raises
-        OffsetOutOfRangeError, LogDamagedError, and the log's failure.
+        Both checksums are verified for bytes below the recovery point (invariant 31), or for all
+        that is read. Raises OffsetOutOfRangeError, LogDamagedError, and the log's failure.
         """
-        return self._reader.read(offset, bytes_max, end_offset)
+        return self._reader.read(offset, bytes_max, end_offset, verified=verified)
 
     def reads_from_memory(self, offset: int) -> bool:
         """True if a read at this offset is cheap enough for the event loop: its position is known

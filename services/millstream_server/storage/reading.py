@@ -43,7 +43,7 @@ class LogReader:
     def __init__(self, log: Log) -> None:
         self._log = log
 
-    def read(self, offset: int, bytes_max: int, end_offset: int) -> bytes:
+    def read(self, offset: int, bytes_max: int, end_offset: int, *, verified: bool) -> bytes:
         """See ``Log.read``."""
         log = self._log
         log.check()
@@ -56,10 +56,11 @@ class LogReader:
         segment = log.segments.holding(offset)
         if segment.base_offset > offset:  # retention took the segment since the check above
             raise OffsetOutOfRangeError(offset, log.start_offset, end_offset)
+        verified_end = end_offset if verified else log.recovery_point
         return self._guarded(
             segment,
             offset,
-            lambda: segment.read(offset, bytes_max, end_offset, log.recovery_point),
+            lambda: segment.read(offset, bytes_max, end_offset, verified_end),
         )
 
     def _guarded(self, segment: Segment, offset: int, action: Callable[[], T]) -> T:

@@ -9,6 +9,9 @@ recovery point on is verified. The first damage, at offset E, is judged by what 
 - otherwise a **torn tail**: no synced byte is among it, it is cut.
 
 Below the recovery point nothing is scanned: the cost is O(bytes above it).
+
+Only when an operator orders it, rot is cut too, with everything behind it: then the whole log is
+verified, and what remains is sound.
 """
 
 from collections.abc import Callable, Iterator
@@ -65,15 +68,18 @@ class LogRecovery:
         points: Points | None,
         *,
         clean: bool,
+        cut_rot: bool = False,
         report: Callable[[int], None] = lambda _: None,
     ) -> None:
         """``points`` are None where they are not known: a log that was just made, or one whose
-        points were lost. ``report`` is told how many more bytes were scanned."""
+        points were lost. ``report`` is told how many more bytes were scanned. ``cut_rot``: an
+        operator's order to begin with what is sound."""
         self._files = files
         self._folder = folder
         self._config = config
         self._points = points
         self._clean = clean and points is not None
+        self._cut_rot = cut_rot
         self._report = report
         self._snapshots = ProducerSnapshots(files, folder)
         self._segments: list[Segment] = []
@@ -125,14 +131,14 @@ class LogRecovery:
         bases = sorted(int(stem) for stem in stems if stem.isdecimal())
         self._end_offset = self._recovery_point
         if not bases:
-            if self._recovery_point > self._start_offset:
+            if self._recovery_point > self._start_offset and not self._cut_rot:
                 raise self._rot_error(self._folder, "all segment files are missing")
             self._begin_new(self._start_offset)
             return
         bases = self._remove_deleted(bases)
         self._segments = [Segment(self._files, self._folder, base) for base in bases]
-        if self._points is None:
-            self._start_offset = bases[0]
+        if self._points is None or self._cut_rot:
+            self._start_offset = max(self._start_offset, bases[0])
             self._recovery_point = self._end_offset = bases[0]
         if bases[0] > self._start_offset:
             path = self._segments[0].store.path
@@ -147,6 +153,8 @@ class LogRecovery:
             self._sync_and_drop_cache(first)
             self._resume(first)
             self._scan(first)
+            if self._cut_rot and self._end_offset < self._start_offset:
+                self._begin_anew()
 
     def _remove_deleted(self, bases: list[int]) -> list[int]:
         """Remove segments that end at or below the start: their renaming was lost in a crash."""
@@ -163,6 +171,11 @@ class LogRecovery:
         self._files.sync_directory(self._folder)
         self._segments = [segment]
         self._end_offset = offset
+
+    def _begin_anew(self) -> None:
+        """Nothing sound reaches the start: records that were deleted do not come back."""
+        SegmentList(self._files, self._folder, self._segments).remove_all()
+        self._begin_new(self._start_offset)
 
     def _sync_and_drop_cache(self, first: int) -> None:
         for segment in self._segments[first:]:
@@ -283,6 +296,9 @@ class LogRecovery:
     def _judge(self, number: int, position: int, text: str) -> None:
         """Damage at a position of a segment, where offset ``_end_offset`` should begin: rot, or a
         torn tail, which is cut."""
+        if self._cut_rot:
+            self._cut(number, position)
+            return
         damaged = self._segments[number]
         begin = position
         for segment in self._segments[number:]:

@@ -45,9 +45,10 @@ class PlacedBatch(NamedTuple):
 
 
 def walk_headers(file: File, start: int, end: int) -> Iterator[PlacedBatch]:
-    """Yield the batches whose frames fill [start, end) of the file, verifying ``header_crc`` but
-    not reading payloads. Raises DamageError."""
+    """Yield the batches whose frames fill [start, end) of the file, verifying ``header_crc`` and
+    that no offset is missing between them, but not reading payloads. Raises DamageError."""
     position = start
+    next_offset = None
     buffer, buffer_start = b"", start
     window = _NEAR_WINDOW_BYTES
     while position < end:
@@ -64,12 +65,20 @@ def walk_headers(file: File, start: int, end: int) -> Iterator[PlacedBatch]:
             verify_header_crc(buffer[frame.batch_start : frame.batch_start + BROKER_BYTES], header)
         except CorruptBatchError as error:
             raise DamageError(position, str(error)) from None
+        _check_follows(position, header, next_offset)
+        next_offset = header.next_offset
         placed = PlacedBatch(header, position, buffer_start + frame.end)
         yield placed
         position = placed.end
         # Hopping over large batches, a window would be read for its first bytes only.
         small = frame.end - inside <= _SMALL_FRAME_BYTES
         window = _NEAR_WINDOW_BYTES if small else _HEAD_BYTES
+
+
+def _check_follows(position: int, header: BatchHeader, next_offset: int | None) -> None:
+    """Whole batches may have changed places: every checksum holds then (invariant 20)."""
+    if next_offset is not None and header.base_offset != next_offset:
+        raise DamageError(position, f"offset {header.base_offset} instead of {next_offset}")
 
 
 def scan_batches(file: File, start: int, end: int) -> Iterator[PlacedBatch]:
@@ -111,6 +120,7 @@ def scan_buffer(
     a frame that is cut off by the end of the buffer. Every byte is verified, or only those of
     batches that begin below the offset ``verify_below``. Raises DamageError."""
     start = 0
+    next_offset = None
     while start < len(data):
         try:
             frame = read_frame(data, start, len(data))
@@ -122,6 +132,8 @@ def scan_buffer(
                 verify_batch(data[frame.batch_start : frame.end], header)
         except CorruptBatchError as error:
             raise DamageError(position + start, str(error)) from None
+        _check_follows(position + start, header, next_offset)
+        next_offset = header.next_offset
         yield PlacedBatch(header, position + start, position + frame.end)
         start = frame.end
 

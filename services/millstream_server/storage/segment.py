@@ -159,6 +159,8 @@ class Segment:
         walked = 0
         with self.store.reading() as file:
             for placed in self._walk_to(file, offset):
+                if offset < placed.header.base_offset:
+                    break
                 if offset < placed.header.next_offset:
                     if walked > _HOPS_MAX:
                         self._rebuild_indexes(file)
@@ -181,6 +183,8 @@ class Segment:
         entry = self.offset_index.last_at_or_below(offset)
         if entry is None:
             return 0
+        if entry.offset > offset:
+            raise IndexDamagedError("the entries are not in order")
         self._check_entry(file, entry, self.size)
         return entry.position
 
@@ -239,7 +243,7 @@ class Segment:
             wanted = bytes_max
             while True:
                 data = file.read(start, min(wanted, self.size - start))
-                used, cut_off = self._usable(data, start, end_offset, verified_end)
+                used, cut_off = self._usable(data, offset, start, end_offset, verified_end)
                 if used or not cut_off:
                     return data if used == len(data) else data[:used]
                 # The first batch alone is larger than asked for.
@@ -249,11 +253,14 @@ class Segment:
                 wanted = first.end - start
 
     def _usable(
-        self, data: bytes, start: int, end_offset: int, verified_end: int
+        self, data: bytes, offset: int, start: int, end_offset: int, verified_end: int
     ) -> tuple[int, bool]:
-        """(bytes of whole frames that end at or below end_offset, true if a frame was cut off)."""
+        """(bytes of whole frames that end at or below end_offset, true if a frame was cut off).
+        The first one holds ``offset``."""
         used = 0
         for placed in scan_buffer(data, start, verify_below=verified_end):
+            if used == 0 and not placed.header.base_offset <= offset < placed.header.next_offset:
+                raise DamageError(start, f"offset {offset} is not where it should be")
             if placed.header.next_offset > end_offset:
                 return used, False
             used = placed.end - start

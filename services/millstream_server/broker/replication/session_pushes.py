@@ -23,7 +23,7 @@ from millstream_server.broker.replication.transfers import (
     LaneBounds,
     Transfer,
 )
-from millstream_server.broker.runs import Run, measure
+from millstream_server.broker.runs import VERIFIED_BYTES, Run, measure
 from millstream_server.storage.errors import StorageError
 from millstream_server.storage.log import Log
 from millstream_server.v1 import replication_service_pb2 as pb
@@ -46,7 +46,16 @@ class CopySession(Protocol):
 class FollowerCopy(Transfer):
     """The transfer of one partition in one session, bound to both."""
 
-    __slots__ = ("closed", "key", "loaded", "loading", "needed_bytes", "replica", "session")
+    __slots__ = (
+        "closed",
+        "key",
+        "loaded",
+        "loading",
+        "needed_bytes",
+        "replica",
+        "session",
+        "trusted",
+    )
 
     def __init__(
         self, session: "CopySession", replica: Replica, position: pb.FollowerPosition
@@ -66,6 +75,10 @@ class FollowerCopy(Transfer):
         self.closed = False
         # Credit that the next batch takes, if that is known because it was not there.
         self.needed_bytes = 0
+        # False until the first push of the round: that is verified, whatever was synced. A
+        # follower that refuses damaged bytes begins a round where they begin, and here they are
+        # noticed as well.
+        self.trusted = False
 
     @property
     def has_more(self) -> bool:
@@ -212,6 +225,7 @@ class Pushes:
         previous_epoch = epochs.epoch_of(before) if before >= copy.replica.start_offset else None
         entries.append(push_entry(copy.key, copy, previous_epoch, run.data, *self._tell(copy)))
         copy.pushed(run.next_offset)
+        copy.trusted = True
         self._stale.pop(copy, None)
         self._hosted.counters.replication_bytes_out += len(run.data)
 
@@ -235,12 +249,15 @@ class Pushes:
             return None
         copy.needed_bytes = 0
         size = max(1, min(room, queue.credit.bytes_left))
+        if not copy.trusted:
+            size = min(size, VERIFIED_BYTES)
         end_offset = copy.replica.state.written_end_offset
         if not log.reads_from_memory(offset):
             self._load(copy, lane, size, end_offset)
             return None
         try:
-            return measure(log.read(offset, size, end_offset), offset)
+            data = log.read(offset, size, end_offset, verified=not copy.trusted)
+            return measure(data, offset)
         except StorageError as error:
             copy.session.fail(copy, copy.replica.read_refusal(error))
             return None
@@ -253,7 +270,7 @@ class Pushes:
             return
         queue.cold_reads += 1
         copy.loading = True
-        log, offset = copy.replica.log, copy.read_offset
+        log, offset, verified = copy.replica.log, copy.read_offset, not copy.trusted
 
         def loaded(run: Run | None, error: BaseException | None) -> None:
             queue.cold_reads -= 1
@@ -269,7 +286,7 @@ class Pushes:
                 queue.put(copy, first=True)
 
         self._hosted.reads.submit(
-            lambda: measure(log.read(offset, size, end_offset), offset), loaded
+            lambda: measure(log.read(offset, size, end_offset, verified=verified), offset), loaded
         )
 
 

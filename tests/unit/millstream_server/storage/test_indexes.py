@@ -71,13 +71,19 @@ def spoil(files: MemoryFiles, path: str, how: str, random: Random) -> None:
         files.damage(path, bytes(content))
     elif how == "rubbish":
         files.damage(path, random.randbytes(len(content)))
+    elif how == "reordered":  # as whole blocks that changed places, each entry right in itself
+        width = 28 if path.endswith("timeindex") else 16
+        half = len(content) // width // 2 * width
+        files.damage(path, bytes(content[half:] + content[:half]))
     elif how == "longer":
         files.damage(path, bytes(content) + random.randbytes(100))
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from(["missing", "empty", "short", "flipped", "rubbish", "longer", "swapped"]),
+    st.sampled_from(
+        ["missing", "empty", "short", "flipped", "rubbish", "longer", "reordered", "swapped"]
+    ),
     st.booleans(),
     st.integers(0, 1 << 30),
 )
