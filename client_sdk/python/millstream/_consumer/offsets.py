@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from millstream._client.config import ConsumerConfig
 from millstream._consumer.lookups import OffsetLookups
 from millstream._consumer.record import OffsetAndMetadata, OffsetAndTimestamp, TopicPartition
-from millstream._errors import InvalidConfigError, MillstreamError
+from millstream._errors import InvalidConfigError, MillstreamError, TimedOutError
 from millstream._group.ownership import by_topic
 from millstream.v1 import broker_service_pb2
 from millstream.v1 import group_coordinator_service_pb2 as group_pb
@@ -56,9 +56,14 @@ class OffsetQueries:
         return len(self._answers) + len(self._errors) == len(self._positions)
 
     def check(self) -> None:
-        """Raise the first error."""
+        """Raise the first error; TimedOutError if nobody has answered for a partition yet."""
         for error in self._errors.values():
             raise error
+        for name in self._positions:
+            if name not in self._answers:
+                raise TimedOutError(
+                    f"no offset of {name.topic}/{name.partition} in time", indeterminate=False
+                )
 
     def offsets(self) -> dict[TopicPartition, int]:
         """The answers to questions for earliest or latest."""

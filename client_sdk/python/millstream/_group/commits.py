@@ -51,7 +51,9 @@ class CommitTicket:
         self.finish(dict.fromkeys(self.offsets, error))
 
     def first_error(self) -> MillstreamError | None:
-        """An error, if any offset could not be committed."""
+        """An error, if any offset could not be committed, or if its fate is not known yet."""
+        if not self.done:
+            return TimedOutError("the commit was not answered in time")
         return next(iter(self.errors.values()), None)
 
 

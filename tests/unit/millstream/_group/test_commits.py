@@ -3,7 +3,7 @@
 from typing import Any
 
 from millstream._consumer.record import OffsetAndMetadata
-from millstream._errors import UnknownMemberError
+from millstream._errors import TimedOutError, UnknownMemberError
 from tests.fakes.group_script import HEARTBEAT_MS, ID, A, B, C, commit, joined
 
 
@@ -19,6 +19,17 @@ def test_commits_are_answered_one_after_another() -> None:
     script.commit_result(request, "")
     assert second.done  # type: ignore[attr-defined]
     assert second.errors == {}  # type: ignore[attr-defined]
+
+
+def test_a_commit_that_nobody_answered_yet_did_not_succeed() -> None:
+    script = joined()
+    ticket: Any = commit(script, A, 10)
+    error = ticket.first_error()
+    assert isinstance(error, TimedOutError)
+    assert error.indeterminate
+    (request,) = script.sent("commit")
+    script.commit_result(request, "")
+    assert ticket.first_error() is None
 
 
 def test_a_stale_commit_goes_again_with_the_new_epoch_and_before_later_ones() -> None:
