@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
+from typing import Any
 
 from millstream._client import methods
 from millstream._client.async_io import AsyncClient
@@ -13,6 +14,8 @@ from tests.simulation.world.plan import Fault, TopicPlan
 from tests.simulation.world.world import World
 
 _RETRY_S = 0.25
+# What a write is told that took effect before, unless it is known by its request id.
+_EXECUTED_TWICE = frozenset({"TOPIC_ALREADY_EXISTS", "UNKNOWN_TOPIC"})
 
 
 class Operator:
@@ -22,6 +25,7 @@ class Operator:
         self._world = world
         self.process = client_process(world, "admin")
         self.made: set[str] = set()
+        self._churned = 0
         self._client = AsyncClient(
             ClientConfig.resolve(
                 None,
@@ -54,16 +58,41 @@ class Operator:
                     self.made.add(topic.name)
                 await asyncio.sleep(_RETRY_S)
 
-    def churn(self, fault: Fault) -> None:
-        """Delete a topic and create it again under its name."""
-        self.process.spawn(self._churn(f"churn{fault.second % 2}"))
+    def churn(self) -> None:
+        """Create a topic, delete it and create another under its name."""
+        self._churned += 1
+        self.process.spawn(self._churn(f"churn{self._churned}"))
 
     async def _churn(self, name: str) -> None:
-        call = self._client.call
-        await self._try(call(methods.DELETE_TOPIC, metadata.DeleteTopicRequest(name=name)))
-        request = metadata.CreateTopicRequest(name=name, partition_count=1, replication_factor=1)
-        if await self._try(call(methods.CREATE_TOPIC, request)):
-            self._world.count("topics_churned")
+        """Each write has a request id: however often it is tried on the way, it takes effect once,
+        and nobody else touches the name (rule 1b)."""
+        opening = metadata.OpenRequestSessionRequest()
+        sequence = 0
+        try:
+            opened = await self._client.call(methods.OPEN_REQUEST_SESSION, opening)
+            for _ in range(2):
+                created = await self._client.call(
+                    methods.CREATE_TOPIC,
+                    metadata.CreateTopicRequest(
+                        request_id=_request_id(opened, sequence + 1),
+                        name=name,
+                        partition_count=1,
+                        replication_factor=1,
+                    ),
+                )
+                await self._client.call(
+                    methods.DELETE_TOPIC,
+                    metadata.DeleteTopicRequest(
+                        request_id=_request_id(opened, sequence + 2),
+                        topic_id=created.topic.topic_id,
+                    ),
+                )
+                sequence += 2
+                self._world.count("topics_churned")
+        except MillstreamError as error:
+            self._world.count(f"admin_error_{error.code}")
+            if error.code in _EXECUTED_TWICE:
+                self._world.decisions.found.append(("executed-twice", f"{name}: {error}"))
 
     def elect_preferred(self) -> None:
         """Bring every partition to the first of its replicas."""
@@ -111,3 +140,7 @@ class Operator:
             self._world.count(f"admin_error_{error.code}")
             return False
         return True
+
+
+def _request_id(session: Any, sequence: int) -> metadata.RequestId:
+    return metadata.RequestId(session_id=session.session_id, sequence=sequence)

@@ -329,8 +329,8 @@ class FaultInjector:
         return "the leader of the quorum loses its place"
 
     def _topic_churn(self, fault: Fault) -> str | None:
-        self._operator.churn(fault)
-        return "a topic is created, or deleted and created again"
+        self._operator.churn()
+        return "a topic is created and deleted, twice under one name"
 
     def _elect_preferred(self, fault: Fault) -> str:
         self._operator.elect_preferred()
