@@ -10,6 +10,7 @@ ends the faults, heals, checks and prints.
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -30,6 +31,9 @@ _WRITERS = 4
 def main() -> int:
     """Exit code 0 if nothing was lost, doubled or out of order, and enough was exercised."""
     begin_s = time.monotonic()
+    # Also where a shell started it in the background, with SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         enter_own_namespace()
         disks = True

@@ -34,9 +34,9 @@ class Fleet:
         """What they noted so far."""
         return sorted((self.folder / "notes").glob("*.notes"))
 
-    def names(self, role: str) -> list[str]:
-        """The clients of a role."""
-        return [name for name, one in self._clients.items() if one.role == role]
+    def names(self, *roles: str) -> list[str]:
+        """The clients of some roles."""
+        return [name for name, one in self._clients.items() if one.role in roles]
 
     def pids(self) -> Iterator[tuple[int, str]]:
         """Those that run."""
@@ -65,6 +65,12 @@ class Fleet:
         self.kill(name)
         self._clients[name].options = {**self._clients[name].options, **options}
         self.restart(name)
+
+    def obituary(self, name: str) -> str:
+        """How a client ended that should not have."""
+        process = self._clients[name].process
+        last = [] if process is None else process.log_tail(1)
+        return f"{name} ended with {self.exit_code(name)}: {' '.join(last)}"
 
     def is_running(self, name: str) -> bool:
         """True while its process lives."""

@@ -80,7 +80,7 @@ class Campaign:
             problems += self._end_clients()
             world.end(world.nodes("broker"))
             verdict = reach_verdict(self, seconds)
-            verdict.problems[:0] = problems
+            verdict.problems[:0] = problems + world.crashed_clients
             verdict.settled_s = settled_s
             return verdict
         finally:

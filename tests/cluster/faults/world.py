@@ -63,6 +63,8 @@ class World:
     # (begin, end) of every fault, monotonic seconds; for promises that hold without faults only.
     disturbed: list[tuple[float, float]] = field(default_factory=list)
     ended_alone: Counter[str] = field(default_factory=Counter)
+    # Clients that no fault ended: the SDK let an error through that is none of its own.
+    crashed_clients: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     # Topic in use → partitions.
     topics: dict[str, int] = field(default_factory=dict)
@@ -297,6 +299,10 @@ class World:
     def tend(self) -> None:
         """Start again whatever ended by itself, as a supervisor would; it is counted."""
         self.replaced_page_cache()
+        for name in self.fleet.names("writer", "reader", "member"):
+            if name not in self.held and not self.fleet.is_running(name):
+                self.crashed_clients.append(self.fleet.obituary(name))
+                self.fleet.restart(name)
         now_s = time.monotonic()
         for name in self.cluster.ended():
             if name in self.held:
