@@ -97,8 +97,11 @@ def _result(campaign: Campaign, verdict: Verdict, skipped: dict[str, str]) -> di
         "not_possible": dict(campaign.impossible),
         "counts": dict(sorted(world.counts.items())),
         "ended_by_themselves": dict(world.ended_alone),
-        "unavailable_ms": summary(verdict.unavailable_ms),
-        "unavailable_with_others_ms": summary(verdict.unavailable_with_others_ms),
+        # After a leader's kill -9 with nothing else wrong; then after other losses.
+        "unavailable_ms": summary(verdict.unavailable_ms.pop("killed", [])),
+        "unavailable_otherwise_ms": {
+            kind: summary(values) for kind, values in sorted(verdict.unavailable_ms.items())
+        },
         "acknowledged_per_second": round(per_second, 1),
         "acknowledged_per_second_min": round(verdict.per_second_min, 1),
         "offered_per_second": plan.rate * _WRITERS,

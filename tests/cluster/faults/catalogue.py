@@ -10,7 +10,14 @@ from tests.cluster.faults.disk_faults import (
     tracing_works,
 )
 from tests.cluster.faults.fault import Fault
-from tests.cluster.faults.link_faults import FlippedBits, Partition, Resets, Slowness, Stall
+from tests.cluster.faults.link_faults import (
+    FlippedBits,
+    IsolateLeader,
+    Partition,
+    Resets,
+    Slowness,
+    Stall,
+)
 from tests.cluster.faults.process_faults import FileSize, Kill, KillLeader, Pause, Rolling
 
 CLASSES: dict[str, tuple[type[Fault], ...]] = {
@@ -19,6 +26,7 @@ CLASSES: dict[str, tuple[type[Fault], ...]] = {
     "F2": (Rolling,),
     "F3": (Pause,),
     "F4": (Partition,),
+    "F4-leader": (IsolateLeader,),
     "F5": (Slowness, Stall),
     "F6": (Resets,),
     "F7": (FlippedBits,),
@@ -31,8 +39,8 @@ CLASSES: dict[str, tuple[type[Fault], ...]] = {
     "F19": (Membership,),
     "F20": (Clients,),
 }
-#: To be asked for by name: it needs everything else to be well.
-CLASSES_ALONE = ("F1-leader",)
+#: To be asked for by name: they need everything else to be well.
+CLASSES_ALONE = ("F1-leader", "F4-leader")
 _NEED_DISKS = ("F8", "F13")
 _NEED_TRACING = ("F10", "F11")
 

@@ -60,6 +60,7 @@ class Partition(_Rules):
 
     def _isolated_from_nodes(self) -> tuple[str, dict[Link, LinkRule]]:
         one = self.leader()
+        self.world.note_loss("isolated", one)
         return f"{one}, a leader, from all nodes", self.both([one], self._nodes(), _CUT)
 
     def _majority(self) -> tuple[str, dict[Link, LinkRule]]:
@@ -100,6 +101,20 @@ class Partition(_Rules):
         links = [(one, other) for other in self._everybody() if other != one]
         rules = {(b, a) if towards else (a, b): _CUT for a, b in links}
         return f"everything {'to' if towards else 'from'} {one}", rules
+
+
+class IsolateLeader(_Rules):
+    """F4, and nothing else meanwhile: a leader is cut from all nodes, but not from clients. How
+    long can nobody write to what it led?"""
+
+    def begin(self) -> tuple[str, float]:
+        """For longer than a request may take."""
+        if not self.world.well:
+            raise NotPossibleNow("something else is going on")
+        leader = self.leader()
+        self.world.note_loss("isolated", leader)
+        self.world.set_rules(self, self.both([leader], self.world.nodes(), _CUT))
+        return f"cut: {leader}, a leader, from all nodes", 40.0
 
 
 class Slowness(_Rules):

@@ -62,7 +62,7 @@ class KillLeader(Fault):
         """Restart after 3 s."""
         world = self.world
         leader = world.leader(world.any_key(self.random))
-        if leader is None or world.held or not all(map(world.is_ready, world.nodes())):
+        if leader is None or not world.well:
             raise NotPossibleNow("something else is going on")
         self._name = leader
         self.hold(leader)

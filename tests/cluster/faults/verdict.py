@@ -41,8 +41,8 @@ class Verdict:
     shown: list[str] = field(default_factory=list)
     # Reasons besides anomalies for which the run failed.
     problems: list[str] = field(default_factory=list)
-    unavailable_ms: list[float] = field(default_factory=list)
-    unavailable_with_others_ms: list[float] = field(default_factory=list)
+    # By what happened to the leader: "killed", "isolated", each also "… among others".
+    unavailable_ms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     per_second_min: float = 0.0
     bytes_compared: int = 0
     errors: Counter[str] = field(default_factory=Counter)
@@ -171,7 +171,7 @@ def _compare_replicas(verdict: Verdict, world: World, history: History) -> None:
 
 
 def _measure_gaps(verdict: Verdict, world: World, history: History) -> None:
-    """From the kill of a leader to the next acknowledgement of a send that began after it."""
+    """From the loss of a leader to the next acknowledgement of a send that began after it."""
     by_key: dict[Key, list[tuple[float, float]]] = defaultdict(list)
     completed: Counter[int] = Counter()
     for send in history.sends:
@@ -180,17 +180,14 @@ def _measure_gaps(verdict: Verdict, world: World, history: History) -> None:
                 (send.invoked_at, send.completed_at)
             )
             completed[int(send.completed_at)] += 1
-    for kill in world.leader_kills:
-        for key in kill.keys:
-            at_s = kill.at_ns / 1e9
+    for loss in world.leader_losses:
+        kind = loss.kind if loss.alone else f"{loss.kind} among others"
+        for key in loss.keys:
+            at_s = loss.at_ns / 1e9
             sends = by_key[key]
             after = [done for begun, done in sends[bisect_left(sends, (at_s, 0.0)) :][:5_000]]
             if after and key[0] == FSYNC:
-                gap_ms = (min(after) - at_s) * 1000
-                chosen = (
-                    verdict.unavailable_ms if kill.alone else verdict.unavailable_with_others_ms
-                )
-                chosen.append(gap_ms)
+                verdict.unavailable_ms[kind].append((min(after) - at_s) * 1000)
     seconds = sorted(completed)
     if seconds:
         window = min(30, max(1, int(verdict.seconds)))
@@ -224,9 +221,9 @@ def summary(values: list[float]) -> dict[str, Any]:
     """Count, p50, p99 and maximum, rounded."""
     ordered = sorted(values)
     if not ordered:
-        return {"kills": 0}
+        return {"count": 0}
     return {
-        "kills": len(ordered),
+        "count": len(ordered),
         "p50": round(ordered[len(ordered) // 2]),
         "p99": round(ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]),
         "max": round(ordered[-1]),

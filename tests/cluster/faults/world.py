@@ -40,9 +40,10 @@ CONFIG = {"log.segment.bytes": str(4 << 20), "leader.imbalance.check.interval.se
 
 
 @dataclass(frozen=True, slots=True)
-class LeaderKill:
-    """When the leader of partitions was killed, and whether nothing else was wrong."""
+class LeaderLoss:
+    """When the leader of partitions was killed or cut off, and whether nothing else was wrong."""
 
+    kind: str
     at_ns: int
     keys: tuple[Key, ...]
     alone: bool
@@ -59,7 +60,7 @@ class World:
     disks: dict[str, Disk] = field(default_factory=dict)
     # Node → what holds it.
     held: dict[str, str] = field(default_factory=dict)
-    leader_kills: list[LeaderKill] = field(default_factory=list)
+    leader_losses: list[LeaderLoss] = field(default_factory=list)
     # (begin, end) of every fault, monotonic seconds; for promises that hold without faults only.
     disturbed: list[tuple[float, float]] = field(default_factory=list)
     ended_alone: Counter[str] = field(default_factory=Counter)
@@ -226,11 +227,20 @@ class World:
 
     def kill(self, name: str) -> None:
         """kill -9. Notes what it led."""
+        self.note_loss("killed", name)
+        self.cluster.kill(name)
+
+    def note_loss(self, kind: str, name: str) -> None:
+        """A node is about to be lost: note what it leads."""
         led = tuple(key for key, lead in self.leads().items() if lead.leader == name)
         alone = not self._rules and not self.held.keys() - {name}
         if led:
-            self.leader_kills.append(LeaderKill(time.monotonic_ns(), led, alone))
-        self.cluster.kill(name)
+            self.leader_losses.append(LeaderLoss(kind, time.monotonic_ns(), led, alone))
+
+    @property
+    def well(self) -> bool:
+        """True if nothing is done to anybody, and every node is ready."""
+        return not (self.held or self._rules) and all(map(self.is_ready, self.nodes()))
 
     def end(self, names: list[str]) -> None:
         """Let nodes end in order, and wait until they did. Raises TimeoutError."""
