@@ -17,7 +17,8 @@ def begun(
     """The partition on its way to ``target``. Replicas that a former
     reassignment was adding stay only if the target has them too.
 
-    Raises Refused INVALID_REPLICA_ASSIGNMENT if nobody would be left who holds everything.
+    Raises Refused INVALID_REPLICA_ASSIGNMENT if nobody would be left who holds everything, or if
+    that is not known yet.
     """
     if not target or len(set(target)) != len(target):
         raise Refused("INVALID_REPLICA_ASSIGNMENT", f"replicas {list(target)}: none, or repeated")
@@ -30,7 +31,7 @@ def begun(
 
 def cancelled(partition: PartitionState, nodes: Nodes) -> PartitionState:
     """The partition with the replicas from before. Raises Refused NO_REASSIGNMENT_IN_PROGRESS, and
-    INVALID_REPLICA_ASSIGNMENT if only added replicas hold everything."""
+    INVALID_REPLICA_ASSIGNMENT if only added replicas hold everything, or may do so."""
     if partition.reassignment is None:
         raise Refused("NO_REASSIGNMENT_IN_PROGRESS", "the partition is not being reassigned")
     return stepped(partition, elected(_held_by(partition, partition.settled), nodes))
@@ -67,18 +68,22 @@ def _held_by(partition: PartitionState, replicas: tuple[int, ...]) -> PartitionS
         return tuple(one for one in node_ids if one in replicas)
 
     # Whoever would be elected: these, or nobody holds everything.
-    place = partition.isr or partition.elr or partition.last_known_elr
+    place = partition.isr or partition.elr
     if place and not stay(place):
         raise Refused(
             "INVALID_REPLICA_ASSIGNMENT", f"only replicas that would go, {list(place)}, hold all"
+        )
+    compared = partition.last_known_elr
+    if stay(compared) != compared:  # the longest log may be the one that would go (invariant 7)
+        raise Refused(
+            "INVALID_REPLICA_ASSIGNMENT",
+            f"the logs of {list(compared)} have to be compared before one of these replicas goes",
         )
     return replace(
         partition,
         replicas=replicas,
         isr=stay(partition.isr),
         elr=stay(partition.elr),
-        last_known_elr=stay(partition.last_known_elr),
-        recovered_logs=tuple(one for one in partition.recovered_logs if one.node_id in replicas),
         damaged=stay(partition.damaged),
         reassignment=None,
     )

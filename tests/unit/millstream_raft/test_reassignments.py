@@ -132,6 +132,27 @@ def test_a_leader_that_was_being_added_loses_the_lead_with_the_move() -> None:
     assert (state.leader_id, state.isr, state.leader_epoch) == (1, (1,), epoch + 1)
 
 
+def test_no_replica_goes_while_its_log_has_to_be_compared() -> None:
+    image, _ = execute(cluster((1, 2), min_isr=2), move(4, 5))
+    image = in_sync(image, 1, 2, 4)
+    for node_id in (1, 2, 4):
+        image = images.after(image, images.fence(image, node_id))
+    for node_id in (2, 4):
+        image = images.after(image, images.register(node_id, incarnation=node_id + 100))
+        image = images.after(image, images.unfence(image, node_id))
+    assert partition(image).last_known_elr == (2, 4)
+    for request in (move(), move(1, 2), move(2, 5)):
+        same, reply = execute(image, request)
+        assert error(reply) == "INVALID_REPLICA_ASSIGNMENT", "4 may have the longest log"
+        assert same is image
+    leaving = command_pb.ChangeDecommissioning(node_id=4, decommissioning=True)
+    image = images.after(image, images.command(change_decommissioning=leaving))
+    assert decommissioning(image, DEFAULTS, 9) == ()
+    image, reply = execute(image, move(4, 3))
+    assert error(reply) == "UNSPECIFIED"
+    assert partition(image).last_known_elr == (2, 4)
+
+
 def test_an_election_finishes_a_move_whose_target_is_all_that_is_left() -> None:
     image = in_sync(cluster((1, 2, 3), min_isr=3), 1, 3)
     image, _ = execute(image, move(2))
