@@ -229,6 +229,10 @@ def _longest_logs(partition: PartitionState) -> tuple[int, ...]:
 def _left_everything(partition: PartitionState, node_id: int) -> PartitionState:
     isr, elr = _without(partition.isr, node_id), _without(partition.elr, node_id)
     changed = _with_log_forgotten(_with_sets(partition, isr, elr), node_id)
+    if (node_id in partition.isr or node_id in partition.elr) and not (isr or elr):
+        # The only log that was known to hold everything: no comparison of the others makes up for
+        # it. They lead by an operator's order (invariants 5 and 7).
+        return replace(changed, last_known_elr=(), recovered_logs=())
     if node_id not in partition.last_known_elr:
         return changed
     return replace(changed, last_known_elr=_without(partition.last_known_elr, node_id))

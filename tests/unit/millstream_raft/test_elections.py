@@ -388,3 +388,11 @@ def test_when_damage_leaves_one_log_to_compare_that_one_leads() -> None:
     image = damaged(power_cut(1, 2, 3), 3)
     led = partition(image)
     assert (led.leader_id, led.recovering, led.damaged) == (2, True, (3,))
+
+
+def test_a_log_that_lost_its_place_does_not_lead_in_the_stead_of_an_eligible_one() -> None:
+    image = restarted(fenced(cluster(1, 2, min_isr=2), 1, 2), 1, previous_epoch=0)
+    assert (partition(image).elr, partition(image).last_known_elr) == ((2,), (1,))
+    for left in (restarted(image, 2, directory=9), damaged(image, 2)):
+        lost = partition(restarted(fenced(left, 1), 1))
+        assert (lost.leader_id, lost.elr, lost.last_known_elr) == (None, (), ()), "by order only"
