@@ -7,7 +7,7 @@ The code as it is must pass the same seeds.
 
 Variables: SEEDS (most that a mutant is given), FIRST_SEED, QUIET_SEEDS, JOBS (processes at a time),
 ONLY (a part of the names), RESUME (a file that keeps what was found, so that a campaign can be
-interrupted; results of diffs that changed are not used).
+interrupted; what was missed, and diffs that changed, are tried again).
 """
 
 import json
@@ -172,7 +172,7 @@ def _load(path: Path | None) -> dict[str, Trial]:
     if path is None or not path.exists():
         return {}
     trials = [Trial(**json.loads(line)) for line in path.read_text().splitlines()]
-    return {trial.digest: trial for trial in trials}
+    return {trial.digest: trial for trial in trials if trial.seeds is not None}
 
 
 def _try_all(

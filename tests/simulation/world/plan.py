@@ -26,13 +26,13 @@ CLASSES: dict[str, tuple[float, float]] = {
     "sync_error": (0.25, 3.0),
     "write_error": (0.2, 1.0),
     "disk_full": (0.2, 3.0),
-    "wall_jump": (0.2, 0.0),
+    "wall_jump": (0.4, 0.0),
     "step_down": (0.4, 0.0),
     "topic_churn": (0.3, 1.0),
     "elect_preferred": (0.3, 0.0),
     "reassign": (0.4, 0.0),
-    "wipe": (0.2, 2.0),
-    "rot": (0.2, 0.0),
+    "wipe": (0.3, 2.0),
+    "rot": (0.4, 0.0),
 }
 
 
