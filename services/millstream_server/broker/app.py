@@ -28,6 +28,7 @@ from millstream_server.broker.replication.in_sync_keeper import InSyncKeeper
 from millstream_server.broker.replication.leader import Leader
 from millstream_server.broker.replication.servicer import ReplicationServicer
 from millstream_server.broker.routing import Routing
+from millstream_server.broker.scrub import Scrub
 from millstream_server.broker.servicer import BrokerServicer
 from millstream_server.broker.subscribing import Subscribing
 from millstream_server.broker.upkeep import Upkeep
@@ -193,6 +194,7 @@ class BrokerApp:
         self._tasks = [
             asyncio.create_task(self._follower.run(), name="broker-follows-image"),
             asyncio.create_task(self._upkeep.run(), name="broker-upkeep"),
+            asyncio.create_task(Scrub(self.hosted).run(), name="broker-scrubs"),
             asyncio.create_task(self._reports.run(), name="broker-reports"),
             asyncio.create_task(self._keeper.run(), name="broker-keeps-in-sync-sets"),
         ]

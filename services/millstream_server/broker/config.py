@@ -85,6 +85,10 @@ class BrokerConfig:
     retention_interval_ms: int = 30_000
     # How often the writer looks for recovery points to move and page-cache logs to sync.
     upkeep_interval_ms: int = 1_000
+    # How often every byte that was synced is read and verified, whether anybody wants it or not;
+    # None: never. And how fast: slowly enough to be felt by nobody, and still some 5 TB a week.
+    scrub_interval_ms: int | None = 7 * 24 * 3600 * 1000
+    scrub_bytes_per_s: int = 8 * _MIB
     # How long the data of a deleted topic is kept aside.
     delete_delay_ms: int = 60_000
     # Free room below which appends are refused, at most a twentieth of the disk; and after how many

@@ -68,6 +68,8 @@ class BrokerCounters:
         self.isr_expands = 0
         self.replication_bytes_in = 0
         self.replication_bytes_out = 0
+        # Bytes of old records that were verified although nobody read them.
+        self.scrubbed_bytes = 0
         # Pushes that did not continue the log or were damaged (invariants 13, 31).
         self.refused_pushes = 0
 

@@ -110,6 +110,7 @@ class BrokerMetrics(Collector):
             ("isr_shrinks", counters.isr_shrinks),
             ("isr_expands", counters.isr_expands),
             ("replication_bytes_in", counters.replication_bytes_in),
+            ("log_scrubbed_bytes", counters.scrubbed_bytes),
             ("replication_bytes_out", counters.replication_bytes_out),
         ):
             yield CounterMetricFamily(f"millstream_{name}", f"{name} of this broker.", count)

@@ -140,6 +140,18 @@ class NodeConfig(BaseModel):
     log_roll_ms: int = _key(
         "log.roll.ms", 604_800_000, "Default age at which a segment is closed.", ge=1000
     )
+    log_scrub_interval_ms: int = _key(
+        "log.scrub.interval.ms",
+        604_800_000,
+        "How often all records on the disk are read and their checksums verified; -1: never.",
+        ge=-1,
+    )
+    log_scrub_bytes_per_second: int = _key(
+        "log.scrub.bytes.per.second",
+        8 * 1024 * 1024,
+        "How fast they are read for that.",
+        ge=1024,
+    )
     message_max_bytes: int = _key(
         "message.max.bytes",
         1024 * 1024,

@@ -77,6 +77,10 @@ def broker_config(config: NodeConfig) -> BrokerConfig:
         request_bytes_max=config.request_max_bytes,
         topic_defaults=topic_configs(config),
         replica_lag_time_ms_max=config.replica_lag_time_max_ms,
+        scrub_interval_ms=max(1000, config.log_scrub_interval_ms)
+        if config.log_scrub_interval_ms > 0
+        else None,
+        scrub_bytes_per_s=config.log_scrub_bytes_per_second,
         metrics_level=config.metrics_level,
     )
 
