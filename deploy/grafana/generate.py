@@ -132,7 +132,6 @@ def replication_row(board: dashboard.Dashboard) -> dashboard.Dashboard:
 
     in_sync = across("min", "topic", "millstream_partition_in_sync_replicas", TOPIC)
     flush = "millstream_log_flush_duration_seconds"
-    copied = "millstream_replication_bytes"
     worst = "Worst partition of each topic and replica"
     return (
         board.with_row(dashboard.Row("Replication"))
@@ -150,6 +149,22 @@ def replication_row(board: dashboard.Dashboard) -> dashboard.Dashboard:
                 "In-sync replicas", "short", "Fewest of any partition.", query(in_sync, "{{topic}}")
             )
         )
+        .with_panel(
+            graph(
+                "Sync to disk",
+                "s",
+                "One write and sync of a log directory.",
+                query(quantile("0.5", flush, CLUSTER), "p50"),
+                query(quantile("0.99", flush, CLUSTER), "p99"),
+            )
+        )
+    )
+
+
+def changes_row(board: dashboard.Dashboard) -> dashboard.Dashboard:
+    copied = "millstream_replication_bytes"
+    return (
+        board.with_row(dashboard.Row("Elections and copies"))
         .with_panel(
             graph(
                 "ISR changes",
@@ -182,15 +197,6 @@ def replication_row(board: dashboard.Dashboard) -> dashboard.Dashboard:
                 "short",
                 "Partitions that their preferred replica does not lead.",
                 query(f"sum(millstream_preferred_leader_imbalance{{{CLUSTER}}})", "partitions"),
-            )
-        )
-        .with_panel(
-            graph(
-                "Sync to disk",
-                "s",
-                "One write and sync of a log directory.",
-                query(quantile("0.5", flush, CLUSTER), "p50"),
-                query(quantile("0.99", flush, CLUSTER), "p99"),
             )
         )
     )
@@ -246,7 +252,7 @@ def overview() -> dashboard.Dashboard:
         ("group", "millstream_consumer_group_members"),
     ):
         board = board.with_variable(variable(name, f"label_values({metric}, {name})"))
-    for row in (health_row, throughput_row, replication_row, consumer_row):
+    for row in (health_row, throughput_row, replication_row, changes_row, consumer_row):
         board = row(board)
     return board
 

@@ -1,3 +1,5 @@
+"""A consumer with a rack reads from a replica there, and from the leader where none serves."""
+
 import pytest
 
 from millstream._client.cluster import NodeInfo, PartitionInfo

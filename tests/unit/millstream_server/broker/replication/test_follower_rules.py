@@ -1,3 +1,5 @@
+"""The decisions of a follower about its own log (invariants 13 to 15)."""
+
 import pytest
 
 from millstream_server.broker.replication.follower_rules import (
