@@ -166,6 +166,7 @@ class NodeLiveness:
 
     async def fence_expired(self) -> None:
         """Fence the nodes that were silent for their session time-out."""
+        self._watch_all_live()
         for node_id, node_epoch in self.sessions.expired(self._clock.monotonic_ms()):
             # Fencing those before took a round through the quorum, in which this one may have come.
             if (node_id, node_epoch) not in self.sessions.expired(self._clock.monotonic_ms()):
@@ -186,6 +187,14 @@ class NodeLiveness:
         commands = expire_sessions(image, idle)
         if commands:
             await self._controller.commit(commands)
+
+    def _watch_all_live(self) -> None:
+        # A heartbeat may bring a node to life while its session is being ended. Should the node not
+        # come back, only a session of its own lets it be fenced.
+        now_ms = self._clock.monotonic_ms()
+        for node in self._controller.image.nodes.values():
+            if not node.fenced:
+                self.sessions.ensure(node.node_id, node.epoch, node.session_timeout_ms, now_ms)
 
     def _registered(self, stream: SessionStream) -> NodeState:
         node = self._controller.image.node(stream.node_id)

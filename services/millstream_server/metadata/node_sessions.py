@@ -53,6 +53,12 @@ class NodeSessions:
             node_id, node_epoch, timeout_ms, now_ms + timeout_ms, False
         )
 
+    def ensure(self, node_id: int, node_epoch: int, timeout_ms: int, now_ms: int) -> None:
+        """This registration is live: it has a session from now on, if it has none."""
+        session = self._sessions.get(node_id)
+        if session is None or session.node_epoch < node_epoch:
+            self.open(node_id, node_epoch, timeout_ms, now_ms)
+
     def renew(self, node_id: int, node_epoch: int, received_ms: int) -> None:
         """A heartbeat was received at this time."""
         session = self._sessions.get(node_id)

@@ -286,6 +286,24 @@ async def test_a_node_heard_while_others_are_fenced_stays(bench: Bench) -> None:
     assert not two.ended.done()
 
 
+async def test_a_node_that_came_to_life_as_its_session_ended_is_fenced_when_it_dies(
+    bench: Bench,
+) -> None:
+    stream, registered = await bench.register(1)
+    beat = asyncio.create_task(bench.beat(stream, registered.version))
+    await asyncio.sleep(0)  # on its way through the quorum
+    bench.clock.advance(3_000)
+    await bench.liveness.fence_expired()
+    with pytest.raises(ServiceError, match="STALE_NODE_EPOCH"):
+        await beat
+    assert not bench.fenced(1)
+    for _ in range(2):
+        await bench.liveness.fence_expired()
+        bench.clock.advance(3_000)
+    await bench.liveness.fence_expired()
+    assert bench.fenced(1)
+
+
 async def test_the_same_incarnation_keeps_its_epoch(bench: Bench) -> None:
     first = await bench.live(1)
     again, registered = await bench.register(1)
