@@ -40,6 +40,8 @@ class Invariants:
         self.excused: set[LogKey] = set()
         # Brokers on whose disks something was damaged: their files prove nothing.
         self.rotten_hosts: set[str] = set()
+        # The one whose disk fails: what it reads back proves nothing either.
+        self.bad_disk: str | None = None
         # Logs that were cut or begun anew.
         self.truncations = 0
         # Topic ids by name, for the history's keys.
@@ -99,6 +101,10 @@ class Invariants:
         """Whoever may be elected holds what was acknowledged (rule 17); whoever was fenced knows
         it before long (rule 3)."""
         newest = self._world.decisions.newest
+        for machine in self._serving():
+            sound = machine.host not in self.rotten_hosts and machine.host != self.bad_disk
+            if sound and machine.app.directory.recovery.damaged_logs:
+                raise Violation("rot-on-sound-disk", machine.host)
         for machine in self._serving() if newest is not None else ():
             node = newest.nodes.get(machine.node_id)
             if node is None or machine.view.node_epoch != node.epoch:

@@ -32,7 +32,7 @@ class FaultInjector:
         self.rotten_hosts: set[str] = set()
         # The broker with the bad disk. Only one has it: the rules promise nothing once the disks
         # of several fail, but to wait for an operator.
-        self._bad_disk: str | None = None
+        self.bad_disk: str | None = None
 
     def strike(self, fault: Fault) -> None:
         """Make a fault happen now."""
@@ -267,12 +267,12 @@ class FaultInjector:
 
     def _take_bad_disk(self, machine: BrokerMachine) -> bool:
         """True if the disk of this machine may be the bad one."""
-        self._bad_disk = self._bad_disk or machine.host
-        return self._bad_disk == machine.host
+        self.bad_disk = self.bad_disk or machine.host
+        return self.bad_disk == machine.host
 
     def needs_operator(self, topic: TopicPlan) -> bool:
         """True if the rules allow that a partition of the topic waits for an operator."""
-        return self._bad_disk is not None or (not topic.fsync and self.outdone(topic))
+        return self.bad_disk is not None or (not topic.fsync and self.outdone(topic))
 
     def outdone(self, topic: TopicPlan) -> bool:
         """True if more happened to the brokers than page-cache mode survives."""

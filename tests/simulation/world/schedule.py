@@ -100,6 +100,12 @@ class _Schedule:
         for event, error, process in world.logged:
             if error is not None and not isinstance(error, OSError | StorageError):
                 report.violations.append(("logged-error", f"{process}: {event}: {error!r}"))
+        for process in world.processes:
+            for task in process.tasks if process.alive else ():
+                # Nobody was told: asyncio would say so when the task is finalised.
+                if task.done() and not task.cancelled() and task._log_traceback:
+                    text = f"{process.name}: {task.get_name()}: {task.exception()!r}"
+                    report.violations.append(("task-died", text))
         report.events, report.trace = world.loop.events, world.loop.trace
         report.simulated_s = world.loop.now
         report.acknowledged = world.counts.get("acknowledged", 0)
@@ -134,6 +140,7 @@ class _Schedule:
     def _strike(self, fault: Fault) -> None:
         self._injector.strike(fault)
         self._invariants.rotten_hosts = self._injector.rotten_hosts
+        self._invariants.bad_disk = self._injector.bad_disk
         self._excuse()
 
     def _start_clients(self) -> None:

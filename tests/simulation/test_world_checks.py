@@ -1,0 +1,124 @@
+"""What the simulator looks for is found where it is, and only there."""
+
+from dataclasses import replace
+
+import pytest
+
+from millstream_raft.image import Image, NodeState, PartitionState, TopicState
+from millstream_server.v1 import metadata_command_pb2 as pb
+from tests.simulation.world.administration import Operator
+from tests.simulation.world.decisions import Decisions
+from tests.simulation.world.plan import Fault, draw_plan
+from tests.simulation.world.schedule import play
+
+TOPIC_ID = bytes(16)
+PARTITION = PartitionState(0, 1, 5, 9, (1, 2, 3), (1, 2, 3), min_isr=2)
+
+
+def image(version: int, partition: PartitionState, fenced: tuple[int, ...] = ()) -> Image:
+    """Three brokers, one partition."""
+    nodes = {
+        number: NodeState(
+            node_id=number,
+            epoch=number,
+            incarnation_id=bytes([number]) * 16,
+            roles=frozenset({"broker"}),
+            host=f"b{number}",
+            port=9092,
+            rack="",
+            version="",
+            directory_id=bytes([number]) * 16,
+            fenced=number in fenced,
+            clean_shutdown=False,
+            served_epoch=number,
+            registered_version=1,
+            session_timeout_ms=3_000,
+        )
+        for number in (1, 2, 3)
+    }
+    topic = TopicState("t", TOPIC_ID, internal=False, configs={}, partitions=(partition,))
+    return Image(version=version, controller_epoch=4, nodes=nodes, topics={TOPIC_ID: topic})
+
+
+def found(
+    after: Image, *commands: pb.MetadataCommand, before: PartitionState = PARTITION
+) -> set[str]:
+    """Names of what is wrong with a step."""
+    decisions = Decisions()
+    entry = pb.MetadataEntry(controller_epoch=4, commands=commands)
+    decisions.stepped(entry.SerializeToString(), image(1, before), after)
+    return {name for name, _ in decisions.found}
+
+
+FENCE_3 = pb.MetadataCommand(fence_node=pb.FenceNode(node_id=3, node_epoch=3))
+
+
+def changed(*members: int, expected: int = 9, joiner: int = 0) -> pb.MetadataCommand:
+    """A leader's change of the in-sync replicas; ``joiner`` is added under epoch 1."""
+    added = [pb.ReplicaRegistration(node_id=joiner, node_epoch=1)] if joiner else []
+    return pb.MetadataCommand(
+        change_partition=pb.ChangePartition(
+            topic_id=TOPIC_ID,
+            partition=0,
+            expected_partition_epoch=expected,
+            in_sync_replica_ids=members,
+            added=added,
+        )
+    )
+
+
+def test_a_step_by_the_rules_is_fine() -> None:
+    after = replace(PARTITION, partition_epoch=10, isr=(1, 2))
+    assert found(image(2, after, (3,)), FENCE_3) == set()
+    assert found(image(2, after), changed(1, 2)) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "after"),
+    [
+        ("fenced-in-sync", replace(PARTITION, partition_epoch=10)),
+        ("partition-epoch-not-stepped", replace(PARTITION, isr=(1, 2))),
+        ("leader-epoch-not-stepped", replace(PARTITION, partition_epoch=10, leader_id=2)),
+        ("eligible-leaders-kept", replace(PARTITION, partition_epoch=10, isr=(1, 2), elr=(3,))),
+        ("eligible-leader-lost", replace(PARTITION, partition_epoch=10, isr=(1,))),
+    ],
+)
+def test_a_step_against_the_rules_is_named(name: str, after: PartitionState) -> None:
+    assert name in found(image(2, after, (3,)), FENCE_3)
+
+
+def test_a_leader_from_outside_is_named() -> None:
+    before = replace(PARTITION, isr=(1, 2))
+    after = replace(PARTITION, partition_epoch=10, leader_epoch=6, leader_id=3, isr=(2, 3))
+    fence = pb.MetadataCommand(fence_node=pb.FenceNode(node_id=1, node_epoch=1))
+    assert "leader-from-outside" in found(image(2, after, (1,)), fence, before=before)
+
+
+def test_a_late_decision_and_a_joiner_of_before_are_named() -> None:
+    before = replace(PARTITION, isr=(1, 2))
+    after = replace(PARTITION, partition_epoch=10)
+    assert found(image(2, after), changed(1, 2, 3, joiner=3), before=before) == {
+        "ineligible-joiner"
+    }
+    after = replace(PARTITION, partition_epoch=10, isr=(1, 2))
+    assert found(image(2, after), changed(1, 2, expected=8)) == {"stale-decision"}
+
+
+def test_decisions_of_another_controller_and_repeats_are_named() -> None:
+    decisions = Decisions()
+    entry = pb.MetadataEntry(controller_epoch=3, commands=[changed(1, 2)])
+    entry.request_id.session_id, entry.request_id.sequence = 7, 1
+    for version in (1, 2):
+        step = image(version, PARTITION), image(version + 1, PARTITION)
+        decisions.stepped(entry.SerializeToString(), *step)
+    assert {name for name, _ in decisions.found} == {"deposed-controller-obeyed", "executed-twice"}
+
+
+def test_a_task_that_dies_unheard_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(operator: Operator, name: str) -> None:
+        raise ValueError("nobody hears")
+
+    monkeypatch.setattr(Operator, "_churn", fail)
+    plan = replace(draw_plan(1, faults=False), lasts_s=4.0)
+    report = play(plan.with_faults((Fault(2.5, "topic_churn", 0, 0, 0.5, 0.1),)))
+    assert report.names == {"task-died"}
