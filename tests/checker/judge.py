@@ -188,6 +188,8 @@ class _Judge:
         for key, sends in by_key.items():
             last: dict[object, Send] = {}
             for send in sends:
+                if not send.idempotent:  # a retry may overtake
+                    continue
                 before = last.get(send.process)
                 if before is not None and _offset(send) <= _offset(before):
                     text = (

@@ -169,6 +169,24 @@ def test_a_later_send_of_a_producer_lands_earlier() -> None:
     assert names(history) == {"nonmonotonic-send"}
 
 
+def test_a_retry_without_idempotence_may_be_overtaken() -> None:
+    history = History()
+    first = history.invoke_send("w", K, "a", 0.0, idempotent=False)
+    second = history.invoke_send("w", K, "b", 0.0, idempotent=False)
+    history.acknowledge(first, 1, "", 1.0)
+    history.acknowledge(second, 0, "", 1.0)
+    read(history, (0, "b"), (1, "a"))
+    assert names(history) == set()
+
+
+def test_what_readers_do_not_see_yet_is_not_below_the_end() -> None:
+    history = History()
+    sent(history, "a", 0)
+    history.saw_end("r", K, 0, history.next_line())
+    assert "end-offset-back" in names(history, read_all=False)
+    assert names(history, read_all=False, visible=lambda send: False) == set()
+
+
 def test_a_send_lands_below_one_acknowledged_before_it_began() -> None:
     history = History()
     sent(history, "a", 1, process="w1")
