@@ -149,7 +149,7 @@ class HostedPartitions:
 
     def note_failure(self, replica: Replica, error: StorageError) -> Refusal:
         """Draw the consequences of an error of the storage; returns what to tell the caller."""
-        refusal = refusal_of(error)
+        refusal = replica.refusal_of(error)
         if is_disk_full(error):
             if self._room.note_full(str(error), self.clock.monotonic_ms()):
                 _log.warning("disk is full, appends are refused", error=str(error))
@@ -163,8 +163,11 @@ class HostedPartitions:
                 partition=replica.state.number,
                 error=str(replica.log.failure),
             )
-            replica.deliver(replica.state.fail_waiting(refusal_of(replica.log.failure)))
-            replica.lose_readers(refusal_of(replica.log.failure))
+            lost = replica.refusal_of(replica.log.failure)
+            replica.lose_readers(lost)
+            # What waits was appended, and may be read from another replica later.
+            waiting = Refusal(lost.reason, lost.message, indeterminate=True)
+            replica.deliver(replica.state.fail_waiting(waiting))
             self.on_log_failed((replica.state.topic_id, replica.state.number))
         return refusal
 

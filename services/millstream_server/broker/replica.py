@@ -15,7 +15,12 @@ from millstream_server.broker.partition import Partition, Role
 from millstream_server.broker.refusal import Refusal
 from millstream_server.broker.runs import Run, measure
 from millstream_server.broker.waiting_appends import Outcome, Waiter
-from millstream_server.storage.errors import DiskFullError, OffsetOutOfRangeError, StorageError
+from millstream_server.storage.errors import (
+    DiskFullError,
+    LogDamagedError,
+    OffsetOutOfRangeError,
+    StorageError,
+)
 from millstream_server.storage.log import Log
 from millstream_server.storage.producers import Decision, Verdict
 
@@ -293,19 +298,26 @@ class Replica:
             for copy in tuple(self._copies):
                 copy.moved()
 
+    def refusal_of(self, error: BaseException) -> Refusal:
+        """What to tell clients of an error. Where other replicas exist, damage here means that one
+        of them takes over: only a sole copy is lost to the client."""
+        if isinstance(error, LogDamagedError) and len(self.state.replicas) > 1:
+            return Refusal("NOT_LEADER", f"another replica is to lead: {error}")
+        return refusal_of(error)
+
     # Reading
 
     def check_readable(self) -> None:
         """Refuse unless this replica leads and its log is sound."""
         if self.log.failure is not None:
-            raise refusal_of(self.log.failure)
+            raise self.refusal_of(self.log.failure)
         self.state.check_epoch(None)
 
     def check_fetchable(self, leader_epoch: int | None) -> None:
         """Refuse to be read from unless this replica leads, or copies and is in sync: then it
         serves what it knows to be committed (KIP-392)."""
         if self.log.failure is not None:
-            raise refusal_of(self.log.failure)
+            raise self.refusal_of(self.log.failure)
         state = self.state
         in_sync = state.role is Role.FOLLOWING and state.node_id in state.in_sync.committed
         if not in_sync or leader_epoch not in (None, state.leader_epoch):

@@ -9,6 +9,7 @@ import pytest
 
 from millstream.v1 import broker_service_pb2 as pb
 from millstream_server.broker.partition import Role
+from millstream_server.runtime.errors import reason_name
 from millstream_server.storage.errors import LogDamagedError
 from tests.fakes.broker_node import BrokerNode, batch_of, produce_request
 from tests.fakes.cluster import FakeMetadata
@@ -132,3 +133,26 @@ async def test_elected_without_knowing_of_the_damage_it_reports_instead_of_cutti
     node.app.hosted.note_failure(replica, caught.value)
     await until(lambda: bool(reports(node, "report_damaged_logs")))
     assert replica.log.end_offset == 3
+
+
+@pytest.mark.parametrize(("replicas", "reason"), [((1, 2), "NOT_LEADER"), ((1,), "LOG_DAMAGED")])
+async def test_what_waits_when_rot_is_found_may_be_stored_and_only_a_sole_copy_is_called_lost(
+    node: BrokerNode, replicas: tuple[int, ...], reason: str
+) -> None:
+    node.metadata.change_partition("logs", 0, replicas=replicas, min_isr=1)
+    replica = node.replica("logs")
+    topic_id = node.metadata.image.topic_ids["logs"]
+    call = node.stub.Produce()
+    await call.write(produce_request(topic_id, batch_of(b"value 0")))
+    await until(lambda: replica.state.waiting == 1)
+    error = LogDamagedError("rot", offset=0, path="some.log")
+    replica.log.fail(error)
+    node.app.hosted.note_failure(replica, error)
+    result = (await call.read()).results[0]
+    assert reason_name(result.error) == reason
+    assert result.indeterminate
+    await call.write(produce_request(topic_id, batch_of(b"value 1")))
+    result = (await call.read()).results[0]
+    call.cancel()
+    assert reason_name(result.error) == reason
+    assert not result.indeterminate
