@@ -6,6 +6,7 @@ and its children, so nothing stays behind, however they end.
 """
 
 import ctypes
+import errno
 import fcntl
 import os
 import struct
@@ -17,6 +18,7 @@ _CLONE_NEWNS = 0x00020000
 _SHUTDOWN = 0x8004587D
 _NO_FLUSH = 2
 _UNMOUNT_S = 20.0
+_FILL_STEP_BYTES = 16 * 1024
 
 
 class DisksForbidden(RuntimeError):
@@ -83,8 +85,16 @@ class Disk:
         status = os.statvfs(self.folder)
         size = max(0, status.f_bavail * status.f_frsize - leave_bytes)
         with open(self._ballast, "wb") as ballast:
-            if size:
-                os.posix_fallocate(ballast.fileno(), 0, size)
+            while size > 0:
+                try:
+                    os.posix_fallocate(ballast.fileno(), 0, size)
+                except OSError as error:
+                    # Others write meanwhile, and the ballast itself needs room for its extents.
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    size -= _FILL_STEP_BYTES
+                else:
+                    return
 
     def empty(self) -> None:
         """Give the room back."""
