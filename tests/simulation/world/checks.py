@@ -5,7 +5,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from millstream_raft.image import Image, PartitionState
+from millstream_raft.image import FLUSH_FSYNC, Image, PartitionState
 from millstream_server.broker.partition import Role
 from millstream_server.storage.producers import ProducerTable
 from tests.checker.history import History
@@ -117,10 +117,15 @@ class Invariants:
                 continue
             for key, replica in machine.app.hosted.replicas.items():
                 end = self.acknowledged_end.get((self.topic_names.get(key[0], ""), key[1]), 0)
-                if replica.log.end_offset >= end or key in self.excused:
+                log = replica.log
+                if log.synced_end_offset >= end or key in self.excused:
                     continue
                 state = newest.partition(*key)
-                if state is not None and machine.node_id in (*state.isr, *state.elr):
+                if state is None or (
+                    state.flush_mode != FLUSH_FSYNC and log.written_end_offset >= end
+                ):
+                    continue
+                if machine.node_id in (*state.isr, *state.elr):
                     text = f"{machine.host} lacks what was acknowledged below {end}: "
                     raise Violation("member-incomplete", f"{text}{replica.state}; {state}")
 

@@ -314,13 +314,14 @@ class FaultInjector:
     # Clocks and metadata
 
     def _wall_jump(self, fault: Fault) -> str | None:
-        machine = self._broker(fault)
-        if machine is None or machine.process is None:
-            return None
+        # Of every broker, each to its own time.
         jump_ms = int((fault.amount - 0.5) * 2 * 3_600_000)
-        machine.wall_offset_ms += jump_ms
-        machine.process.wall_offset_ms += jump_ms
-        return f"the wall clock of {machine.host} jumps by {jump_ms / 1000:.0f} s"
+        for machine in self._world.brokers:
+            jump_ms = -jump_ms
+            machine.wall_offset_ms += jump_ms
+            if machine.process is not None:
+                machine.process.wall_offset_ms += jump_ms
+        return f"the wall clocks of the brokers jump by {abs(jump_ms) / 1000:.0f} s"
 
     def _step_down(self, fault: Fault) -> str | None:
         if self._world.quorum.leader_id is None:
