@@ -20,6 +20,8 @@ class Decisions:
         self.found: list[_Found] = []
         # The newest state of the metadata.
         self.newest: Image | None = None
+        # Replicas that came into an in-sync set: (topic id, partition, node id).
+        self.joined: set[tuple[bytes, int, int]] = set()
         # Requests that were executed: (session, sequence).
         self._executed: set[tuple[int, int]] = set()
 
@@ -46,6 +48,8 @@ class Decisions:
                     continue
                 was = old.partitions[state.number]
                 if was != state:
+                    joiners = set(state.isr) - set(was.isr)
+                    self.joined |= {(topic_id, state.number, one) for one in joiners}
                     self.found += [
                         (kind, f"{name}: {why}: {was} became {state} by {step.kinds}")
                         for kind, why in step.judge(topic_id, was, state)
