@@ -6,7 +6,8 @@ Functions over a ``Log`` and run by it; they hold the order of steps on which du
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from millstream_server.storage.appends import StagedAppend, StagedBatch
@@ -247,6 +248,17 @@ def move_start(log: Log, offset: int) -> None:
     log.surroundings.trash(trash)
 
 
+@contextmanager
+def _cutting(log: Log) -> Iterator[None]:
+    """Readers beside it meet files that are half cut: no damage, but too late to read."""
+    with log.append_lock:
+        log.segments.being_cut = True
+        try:
+            yield
+        finally:
+            log.segments.being_cut = False
+
+
 def truncate(log: Log, offset: int) -> int:
     """See ``Log.truncate_to``."""
     if offset >= log.written_end_offset:
@@ -256,7 +268,7 @@ def truncate(log: Log, offset: int) -> int:
     interval = log.config.index_interval_bytes
     try:
         log.lower_recovery_point(max(offset, log.start_offset))
-        with log.append_lock:
+        with _cutting(log):
             if offset <= log.start_offset:
                 # Nothing is left to agree with: the log begins anew there (KAFKA-9491).
                 log.segments.restart(offset)
@@ -296,7 +308,7 @@ def restart(log: Log, offset: int) -> int:
         log.lower_recovery_point(min(offset, log.start_offset))
         log.snapshots.drop_above(-1)
         log.save_epochs(EpochHistory())
-        with log.append_lock:
+        with _cutting(log):
             log.segments.remove_all()
             log.start_offset = log.recovery_point = offset
             log.put_points()

@@ -71,19 +71,23 @@ class LogReader:
             return action()
         except FileNotFoundError as error:
             log.check()
+            self._check_not_cut(generation)
             if segment.base_offset < log.start_offset:
                 end = log.written_end_offset
                 raise OffsetOutOfRangeError(offset, log.start_offset, end) from None
             raise self._damaged(segment, offset, f"{segment.store.path} is missing") from error
         except DamageError as error:
             log.check()
-            if generation != log.generation:
-                raise StorageError("the log was truncated while it was read") from None
+            self._check_not_cut(generation)
             raise self._damaged(segment, offset, str(error)) from error
         except OSError as error:
             if error.errno == errno.EBADF and log.failure is not None:
                 raise log.failure from None
             raise log.surroundings.health.refusal("reading", error) from error
+
+    def _check_not_cut(self, generation: int) -> None:
+        if self._log.segments.being_cut or generation != self._log.generation:
+            raise StorageError("the log was truncated while it was read") from None
 
     def _damaged(self, segment: Segment, offset: int, text: str) -> LogDamagedError:
         """Rot below what was synced: the log goes offline, nothing is changed (invariant 34)."""

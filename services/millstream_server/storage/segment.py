@@ -242,7 +242,10 @@ class Segment:
         with self.store.reading() as file:
             wanted = bytes_max
             while True:
-                data = file.read(start, min(wanted, self.size - start))
+                length = min(wanted, self.size - start)
+                data = file.read(start, length)
+                if len(data) < length:  # cut under the log: more of it never comes
+                    raise DamageError(start + len(data), "the file ends early")
                 used, cut_off = self._usable(data, offset, start, end_offset, verified_end)
                 if used or not cut_off:
                     return data if used == len(data) else data[:used]

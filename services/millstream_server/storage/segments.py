@@ -23,6 +23,8 @@ class SegmentList:
         self._files = files
         self._folder = folder
         self.all: tuple[Segment, ...] = tuple(segments)
+        # True while a truncation changes files and list.
+        self.being_cut = False
         # A segment file was made, but its directory entry is not synced yet.
         self._entries_dirty = False
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from millstream.record import iterate_frames, parse_header
-from millstream_server.storage import FlushMode, LogConfig, LogDamagedError
+from millstream_server.storage import FlushMode, LogConfig, LogDamagedError, StorageError
+from millstream_server.storage.log_upkeep import restart
 from tests.fakes.memory_files import MemoryFiles
 from tests.fakes.storage import TOPIC_ID, Appender, make_batch
 
@@ -108,6 +109,50 @@ def test_a_read_gives_what_is_right_or_takes_the_log_offline(
     with pytest.raises(LogDamagedError):
         serve(appender, expected, step)
     assert isinstance(appender.log.failure, LogDamagedError)
+
+
+@pytest.mark.parametrize("number", [1, -1])
+def test_a_read_ends_wherever_the_file_was_cut_under_the_log(number: int) -> None:
+    filled_once = filled()
+    base = bases(filled_once)[number]
+    size = len(filled_once.files.content(path_of(filled_once, base)))
+    for cut in range(size - 150, size):
+        appender = filled()
+        expected = dict(appender.read_all())
+        content = appender.files.content(path_of(appender, base))
+        appender.files.damage(path_of(appender, base), content[:cut])
+        with pytest.raises(LogDamagedError):
+            serve(appender, expected, 1)
+
+
+@pytest.mark.parametrize("target", [3, 25])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_read_beside_a_truncation_takes_the_cut_for_no_damage(target: int, again: bool) -> None:
+    appender = filled()
+    log, files = appender.log, appender.files
+    reads = 0
+
+    def before(operation: str) -> None:
+        nonlocal reads
+        files.before = None
+        for offset in range(RECORDS):
+            try:
+                log.read(offset, 1, RECORDS)
+            except LogDamagedError:
+                pytest.fail(f"damage at {offset} before {operation}")
+            except StorageError:
+                continue
+        reads += 1
+        files.before = before
+
+    files.before = before
+    if again:
+        restart(log, RECORDS + 5)
+    else:
+        log.truncate_to(target)
+    files.before = None
+    assert reads > 3
+    assert log.failure is None
 
 
 def test_the_tail_is_verified_on_demand() -> None:
