@@ -95,6 +95,10 @@ sim: setup ## Seeded fault schedules on a simulated cluster: SEEDS FIRST_SEED MI
 mutants: setup ## Bugs planted in production code, for the simulator to find: SEEDS FIRST_SEED JOBS ONLY RESUME
 	@$(BIN)/python -m tests.campaigns.mutants
 
+.PHONY: damage
+damage: setup ## Damaged files of one broker's log directory, found and repaired: ROUNDS SEED
+	@$(BIN)/python -m tests.campaigns.damage
+
 .PHONY: faults
 faults: setup ## Faults of every class on a real cluster, judged: MINUTES SEED FAULTS RATE EDN FOLDER
 	@$(BIN)/python -m tests.campaigns.faults

@@ -59,8 +59,13 @@ def sample(cluster: LocalCluster, node: str, name: str, **labels: str) -> float 
 class Writer:
     """Writes in the background until it is stopped; every value is written once."""
 
-    def __init__(self, cluster: LocalCluster) -> None:
+    def __init__(
+        self, cluster: LocalCluster, *, padding: bytes = b"", pause_s: float = 0.002
+    ) -> None:
+        """Every value ends with ``padding``; ``pause_s`` is between batches of 20."""
         self._cluster = cluster
+        self._padding = padding
+        self._pause_s = pause_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         # Tells the records of this writer from those of others in the topic.
@@ -81,7 +86,7 @@ class Writer:
         servers = self._cluster.bootstrap_servers
         with Producer(bootstrap_servers=servers, delivery_timeout_ms=120_000) as producer:
             while not self._stop.is_set():
-                values = [b"%b%d" % (self.prefix, number + n) for n in range(20)]
+                values = [b"%b%d%b" % (self.prefix, number + n, self._padding) for n in range(20)]
                 receipts = [
                     (value, producer.send(TOPIC, key=value, value=value)) for value in values
                 ]
@@ -93,7 +98,7 @@ class Writer:
                     else:
                         self.acknowledged[written.partition, written.offset] = value
                 number += len(values)
-                time.sleep(0.002)
+                time.sleep(self._pause_s)
 
     def wait_for_more(self, count: int) -> None:
         """Wait until so many more records are acknowledged."""
@@ -103,7 +108,7 @@ class Writer:
 
 def check_nothing_lost(cluster: LocalCluster, writer: Writer) -> None:
     """Everything acknowledged is where it was said to be, and nothing of it twice."""
-    assert not writer.failures
+    assert not writer.failures, writer.failures[:3]
     found = _read_written(cluster, writer)
     lost = {place for place, value in writer.acknowledged.items() if found.get(place) != value}
     assert not lost
