@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from millstream import Admin, NewTopic, TopicPartition
+from millstream import Admin, NewTopic, Producer, TopicPartition
 from millstream_server.local_cluster.supervisor import LocalCluster
 from tests.cluster.replicated import (
     TOPIC,
@@ -112,6 +113,33 @@ def test_a_drained_broker_leads_nothing_until_it_starts_again(cluster: LocalClus
         millstream(cluster, "partition", "elect", "--all")
         writer.wait_for_more(100)
     check_nothing_lost(cluster, writer)
+
+
+def test_a_throttled_move_takes_its_time_and_ends(cluster: LocalCluster) -> None:
+    bytes_per_s, size = 2_000_000, 9_000_000
+    servers = cluster.bootstrap_servers
+    with Admin(bootstrap_servers=servers) as admin:
+        admin.create_topics([NewTopic("big", 1, 1)])
+        [topic] = admin.describe_topics(["big"])
+    target = next(one for one in brokers(cluster)[1:] if one not in topic.partitions[0].replica_ids)
+    with Producer(bootstrap_servers=servers) as producer:
+        sent = [producer.send("big", b"x" * 100_000) for _ in range(size // 100_000)]
+        for receipt in sent:
+            receipt.result(60)
+    began_s = time.monotonic()
+    arguments = ("big:0", "--to", str(target), "--throttle", str(bytes_per_s))
+    millstream(cluster, "partition", "reassign", *arguments)
+    state = millstream(cluster, "partition", "reassignments")
+    assert state["throttleBytesPerS"] == bytes_per_s
+    wait_until(
+        lambda: millstream(cluster, "partition", "reassignments")["reassignments"] == [], "moved"
+    )
+    # The last megabyte goes beside the limit.
+    assert time.monotonic() - began_s > 0.8 * (size - 1_500_000) / bytes_per_s
+    with Admin(bootstrap_servers=servers) as admin:
+        [topic] = admin.describe_topics(["big"])
+        assert topic.partitions[0].replica_ids == (target,)
+        admin.alter_partition_reassignments({}, throttle_bytes_per_s=0)
 
 
 def test_an_unclean_election_is_refused_while_there_is_a_leader(cluster: LocalCluster) -> None:

@@ -11,6 +11,7 @@ from millstream_server.broker.counters import BrokerCounters
 from millstream_server.broker.disk_room import DiskRoom
 from millstream_server.broker.refusal import Refusal
 from millstream_server.broker.replica import Replica, is_disk_full, refusal_of
+from millstream_server.broker.replication.added_copies import AddedCopies
 from millstream_server.cluster.metadata_plane import NodePlane
 from millstream_server.runtime.ports import Clock, Executor, T
 from millstream_server.storage.directory import LogDirectory
@@ -73,6 +74,7 @@ class HostedPartitions:
             config.disk_reserve_bytes, config.disk_retry_ms, config.disk_look_after_bytes
         )
         self._looking = False
+        self.added_copies = AddedCopies()
         self._loop = asyncio.get_running_loop()
         self.loop_time = self._loop.time
         # ``call_later(seconds, callback)``

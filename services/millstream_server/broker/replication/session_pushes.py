@@ -30,11 +30,15 @@ from millstream_server.v1 import replication_service_pb2 as pb
 
 # Cold reads of one lane at a time: bounds what is read ahead of a slow follower.
 _COLD_READS_MAX = 2
+# Longest wait of a copy that is held back: the limit may be raised meanwhile.
+_HELD_MS_MAX = 500
 Entries = list[tuple[bytes, ...]]
 
 
 class CopySession(Protocol):
     """The session, as one of its copies sees it."""
+
+    follower_id: int
 
     def moved(self, copy: "FollowerCopy") -> None:
         """Written end, high watermark, log start or leadership changed."""
@@ -115,6 +119,8 @@ class Pushes:
         self._stale: dict[FollowerCopy, None] = {}
         self._progress_due = False
         self._progress_timer: asyncio.TimerHandle | None = None
+        # Runs while copies wait that are held back; see ``AddedCopies``.
+        self._held_timer: asyncio.TimerHandle | None = None
 
     def grant(self, lane: Lane, size: int) -> None:
         """The follower takes so many bytes more."""
@@ -147,6 +153,9 @@ class Pushes:
         if self._progress_timer is not None:
             self._progress_timer.cancel()
             self._progress_timer = None
+        if self._held_timer is not None:
+            self._held_timer.cancel()
+            self._held_timer = None
         for event in self.wake.values():
             event.set()
 
@@ -215,6 +224,8 @@ class Pushes:
                 continue
             queue.credit.spend(size)
             room -= size + ENTRY_BYTES
+            if self._limit(copy, lane):
+                self._hosted.added_copies.pushed(size)
             self._push(copy, run, entries)
             if copy.has_more:
                 queue.put(copy)
@@ -249,6 +260,11 @@ class Pushes:
             return None
         copy.needed_bytes = 0
         size = max(1, min(room, queue.credit.bytes_left))
+        limit = self._limit(copy, lane)
+        if limit:
+            if self._hold_back(copy, lane, limit):
+                return None
+            size = min(size, max(1, limit // 4))
         if not copy.trusted:
             size = min(size, VERIFIED_BYTES)
         end_offset = copy.replica.state.written_end_offset
@@ -261,6 +277,30 @@ class Pushes:
         except StorageError as error:
             copy.session.fail(copy, copy.replica.read_refusal(error))
             return None
+
+    def _limit(self, copy: FollowerCopy, lane: Lane) -> int:
+        hosted = self._hosted
+        follower_id = copy.session.follower_id
+        return hosted.added_copies.limit(hosted.cluster.image, copy.key, follower_id, lane)
+
+    def _hold_back(self, copy: FollowerCopy, lane: Lane, limit: int) -> bool:
+        """True if an added replica has to wait; it is asked for again then."""
+        hosted = self._hosted
+        wait_ms = hosted.added_copies.wait_ms(limit, hosted.clock.monotonic_ms())
+        if not wait_ms:
+            return False
+        queue = self.queues[lane]
+        queue.starve(copy)
+
+        def go_on() -> None:
+            self._held_timer = None
+            queue.feed()
+            self.wake[lane].set()
+
+        if self._held_timer is None:
+            wait_ms = min(wait_ms, _HELD_MS_MAX)
+            self._held_timer = hosted.call_later(wait_ms / 1000, go_on)
+        return True
 
     def _load(self, copy: FollowerCopy, lane: Lane, size: int, end_offset: int) -> None:
         """Read older records on a thread, a few at a time."""
