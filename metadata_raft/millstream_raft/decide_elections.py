@@ -3,7 +3,7 @@
 Clean elections need no decision: the commands that end a leader's session elect the next one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice
 from typing import Any
 
@@ -66,12 +66,49 @@ def electable(image: Image) -> _Found:
                 yield topic, partition
 
 
-def balancing(image: Image) -> tuple[command_pb.MetadataCommand, ...]:
-    """The elections that give leads back to preferred leaders, a batch of them."""
+def balancing(
+    image: Image, refusing: Collection[int] = ()
+) -> tuple[command_pb.MetadataCommand, ...]:
+    """The elections that give leads back to preferred leaders, a batch of them; none to nodes whose
+    disks refuse appends."""
+    found = (
+        (topic, partition)
+        for topic, partition in unbalanced(image)
+        if partition.preferred_leader_id not in refusing
+    )
     return tuple(
         _election(topic, partition, partition.preferred_leader_id, unclean=False)
-        for topic, partition in islice(unbalanced(image), ELECTIONS_MAX)
+        for topic, partition in islice(found, ELECTIONS_MAX)
     )
+
+
+def relieving(image: Image, refusing: Collection[int]) -> tuple[command_pb.MetadataCommand, ...]:
+    """The elections of in-sync replicas elsewhere in place of leaders whose disks refuse appends, a
+    batch of them. Where no other is in sync the leader stays: it can be read from."""
+    return tuple(
+        _election(topic, partition, leader_id, unclean=False)
+        for topic, partition, leader_id in islice(_relief(image, refusing), ELECTIONS_MAX)
+    )
+
+
+def _relief(
+    image: Image, refusing: Collection[int]
+) -> Iterator[tuple[TopicState, PartitionState, int]]:
+    for node_id in sorted(refusing):
+        for topic, partition in image.partitions_of_node(node_id):
+            if partition.leader_id != node_id:
+                continue
+            others = (
+                one
+                for one in partition.replicas
+                if one in partition.isr
+                and one not in refusing
+                and (node := image.nodes.get(one)) is not None
+                and node.may_lead
+            )
+            leader_id = next(others, None)
+            if leader_id is not None:
+                yield topic, partition, leader_id
 
 
 def _may_be_balanced(image: Image, partition: PartitionState) -> bool:

@@ -15,7 +15,16 @@ from millstream import (
     Producer,
     TopicPartition,
 )
+from millstream_server.local_cluster.supervisor import LocalCluster
 from tests.campaigns.embedded import EmbeddedNode
+from tests.cluster.replicated import (
+    TOPIC,
+    Writer,
+    check_nothing_lost,
+    partitions,
+    wait_in_sync,
+    wait_until,
+)
 
 DISK_MB = 96
 VALUE = b"x" * 50_000
@@ -25,13 +34,22 @@ VALUE = b"x" * 50_000
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, in memory."""
     folder = tmp_path / "disk"
-    folder.mkdir()
+    with mounted(folder):
+        yield folder
+
+
+@contextlib.contextmanager
+def mounted(folder: Path) -> Iterator[None]:
+    """A small file system in a folder. Skips the test where that is not allowed."""
+    folder.mkdir(parents=True, exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"needs the right to mount a tmpfs: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def fill(address: str) -> int:
@@ -81,10 +99,46 @@ def test_a_full_disk(small_disk: Path) -> None:
         node.stop()
 
 
-def test_a_node_without_room_to_start_says_why(small_disk: Path, tmp_path: Path) -> None:
-    node = EmbeddedNode(tmp_path / "node", data_dir=str(small_disk / "data"))
-    with contextlib.suppress(OSError), open(small_disk / "filler", "wb", buffering=0) as filler:
+def test_leads_leave_a_full_broker_which_comes_back_by_itself(tmp_path: Path) -> None:
+    config = {"replica.lag.time.max.ms": "2000"}
+    with LocalCluster.create(
+        tmp_path / "cluster", metadata=1, brokers=3, coordinators=1, config=config
+    ) as cluster:
+        data = cluster.node("broker-1").folder / "data"
+        full = cluster.node("broker-1").node_id
+        with mounted(data):
+            cluster.start()
+            cluster.wait_ready()
+            with Admin(bootstrap_servers=cluster.bootstrap_servers) as admin:
+                admin.create_topics([NewTopic(TOPIC, 6, 3)])
+            wait_in_sync(cluster)
+            assert full in {one.leader_id for one in partitions(cluster)}
+            with Writer(cluster) as writer:
+                writer.wait_for_more(100)
+                fill_up(data / "filler")
+                wait_until(
+                    lambda: all(
+                        one.leader_id not in (None, full) and full not in one.in_sync_replica_ids
+                        for one in partitions(cluster)
+                    ),
+                    "others lead, without it",
+                )
+                writer.wait_for_more(200)
+                (data / "filler").unlink()
+                wait_in_sync(cluster)
+                writer.wait_for_more(100)
+            check_nothing_lost(cluster, writer)
+            cluster.stop()
+
+
+def fill_up(path: Path) -> None:
+    with contextlib.suppress(OSError), open(path, "wb", buffering=0) as filler:
         while filler.write(bytes(4096)):
             pass
+
+
+def test_a_node_without_room_to_start_says_why(small_disk: Path, tmp_path: Path) -> None:
+    node = EmbeddedNode(tmp_path / "node", data_dir=str(small_disk / "data"))
+    fill_up(small_disk / "filler")
     with pytest.raises(RuntimeError, match="No space left on device"):
         node.start(timeout_s=20)

@@ -125,7 +125,11 @@ class BrokerApp:
             cut_logs=self.directory.cut_logs,
             on_registered=self._record_epoch,
             stuck_ms=self.directory.health.stuck_ms,
+            disk_refuses=self._disk_refuses,
         )
+
+    def _disk_refuses(self) -> bool:
+        return hasattr(self, "hosted") and self.hosted.disk_refuses
 
     async def _record_epoch(self, epoch: int) -> None:
         """Nothing is served under an epoch that the disk does not remember (invariant 7)."""

@@ -9,6 +9,8 @@ from millstream_server.broker.refusal import Refusal
 
 # A small disk is not all reserve.
 _RESERVE_PARTS_MAX = 20
+# A disk that refused a write is taken for one that does so long, or leads would come and go.
+_REFUSED_MS = 5_000
 
 
 class DiskRoom:
@@ -23,6 +25,7 @@ class DiskRoom:
         self._low = ""
         self._full = ""
         self._full_until_ms = 0
+        self._refused_until_ms = 0
 
     def check(self, now_ms: int, *, essential: bool) -> None:
         """Refuse while there is no room. ``essential`` appends may use the reserve."""
@@ -37,6 +40,16 @@ class DiskRoom:
         self._full = message
         self._full_until_ms = now_ms + self._retry_ms
         return news
+
+    def note_refused(self, now_ms: int) -> None:
+        """The disk refused a write for another reason, such as being read-only."""
+        self._refused_until_ms = now_ms + _REFUSED_MS
+
+    def refuses(self, now_ms: int) -> bool:
+        """True while appends of clients are refused, or were a moment ago."""
+        lately_ms = now_ms - _REFUSED_MS + self._retry_ms
+        full = self._full_until_ms > lately_ms and self._full_until_ms > 0
+        return bool(self._low) or full or self._refused_until_ms > now_ms
 
     def note_usage(self, total_bytes: int, free_bytes: int) -> bool:
         """Learn the usage of the file system. True if that changes whether appends are refused."""

@@ -15,7 +15,7 @@ from millstream_server.broker.replication.added_copies import AddedCopies
 from millstream_server.cluster.metadata_plane import NodePlane
 from millstream_server.runtime.ports import Clock, Executor, T
 from millstream_server.storage.directory import LogDirectory
-from millstream_server.storage.errors import StorageError
+from millstream_server.storage.errors import DiskRefusedError, StorageError
 from millstream_server.storage.writer import DirectoryWriter
 
 _log = structlog.get_logger()
@@ -149,6 +149,11 @@ class HostedPartitions:
         if self._room.note_usage(*usage):
             _log.warning("room on the disk changed", free_bytes=usage[1], total_bytes=usage[0])
 
+    @property
+    def disk_refuses(self) -> bool:
+        """True while appends are refused for want of room or rights: others should lead."""
+        return self._room.refuses(self.clock.monotonic_ms())
+
     def note_failure(self, replica: Replica, error: StorageError) -> Refusal:
         """Draw the consequences of an error of the storage; returns what to tell the caller."""
         refusal = replica.refusal_of(error)
@@ -156,6 +161,8 @@ class HostedPartitions:
             if self._room.note_full(str(error), self.clock.monotonic_ms()):
                 _log.warning("disk is full, appends are refused", error=str(error))
             refusal.retry_after_ms = self.config.disk_retry_ms
+        elif isinstance(error, DiskRefusedError):
+            self._room.note_refused(self.clock.monotonic_ms())
         elif self.directory.offline_reason is not None:
             self.go_offline(self.directory.offline_reason)
         elif replica.log.failure is not None:

@@ -106,5 +106,7 @@ class NodeRegistration:
     # half a session no heartbeat and no registration is sent until it ends, so that a node whose
     # disk hangs is fenced. None: no disk.
     stuck_ms: Callable[[], int] | None = None
+    # True while this node's disk takes no appends; told with every heartbeat. None: no disk.
+    disk_refuses: Callable[[], bool] | None = None
     # Called when the controller ended the session (fenced, or replaced); registration is retried.
     on_session_lost: Callable[[], None] | None = None

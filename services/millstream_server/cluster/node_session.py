@@ -202,6 +202,7 @@ class NodeSessionClient:
                 version=self._followed.image.version,
                 shutting_down=self._shutting_down,
                 log_dir_offline=self._log_dir_offline,
+                disk_refuses=self._disk_refuses(),
             )
             try:
                 async with asyncio.timeout(registered.heartbeat_interval_ms / 1000):
@@ -243,6 +244,10 @@ class NodeSessionClient:
         if self._lag.is_too_long(ack.version, image.version, self._clock.monotonic_ms()):
             _log.warning("the followed image is old", version=image.version, newest=ack.version)
             self._leave_followed_node(address)
+
+    def _disk_refuses(self) -> bool:
+        refuses = self._registration.disk_refuses
+        return refuses is not None and refuses()
 
     async def _until_unstuck(self) -> None:
         stuck_ms = self._registration.stuck_ms

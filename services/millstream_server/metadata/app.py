@@ -115,7 +115,9 @@ class MetadataApp:
         self.liveness = NodeLiveness(
             self.controller, identity, config, clock, probe or TcpReconnectProbe(), self._metrics
         )
-        self.upkeep = PartitionUpkeep(self.controller, replicated, config, self._metrics)
+        self.upkeep = PartitionUpkeep(
+            self.controller, replicated, config, self._metrics, self.liveness.refusing_disks
+        )
         self._servicer = ControllerServicer(
             self.controller,
             self.liveness,

@@ -49,6 +49,8 @@ class MetadataConfig:
     # Whether preferred leaders get their leads back, and how often that is looked for
     # (auto.leader.rebalance.enable, leader.imbalance.check.interval.seconds).
     auto_leader_rebalance: bool = True
+    # How often leads are taken from brokers whose disks refuse appends.
+    relieve_interval_ms: int = 500
     leader_imbalance_check_interval_ms: int = 300_000
     # How often partitions are moved away from brokers that leave, and how many of the cluster may
     # be on their way then: all at once would take the network from clients.

@@ -75,6 +75,8 @@ class NodeLiveness:
         self._idle = IdleSessions(config.request_session_idle_ms)
         self._idle_checked_ms = clock.monotonic_ms()
         self._streams: dict[int, SessionStream] = {}
+        # Nodes whose last heartbeat said that their disks take no appends, each with its epoch.
+        self.refusing_disks: dict[int, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._gathered: asyncio.Task[int] | None = None
         controller.on_activity(self._activity_changed)
@@ -141,6 +143,10 @@ class NodeLiveness:
         if heartbeat.node_epoch != stream.node_epoch:
             raise ServiceError("STALE_NODE_EPOCH", "the heartbeat is of another epoch")
         self.sessions.renew(node.node_id, node.epoch, received_ms)
+        if heartbeat.disk_refuses:
+            self.refusing_disks[node.node_id] = node.epoch
+        else:
+            self.refusing_disks.pop(node.node_id, None)
         commands = decide_heartbeat(node, heartbeat)
         if commands:
             await self._controller.commit(commands)
@@ -239,6 +245,7 @@ class NodeLiveness:
 
     def _activity_changed(self, active: bool) -> None:
         self._idle.clear()
+        self.refusing_disks.clear()
         if not active:
             self.sessions.clear()
             self._end_streams(self._controller.not_controller())
@@ -318,6 +325,8 @@ class NodeLiveness:
             self._metrics.nodes_fenced.inc()
             _log.warning("node fenced", fenced_node_id=node_id, node_epoch=node_epoch, why=why)
         self.sessions.end(node_id, node_epoch)
+        if self.refusing_disks.get(node_id) == node_epoch:
+            del self.refusing_disks[node_id]
         stream = self._streams.get(node_id)
         if stream is not None and stream.node_epoch == node_epoch:
             stream.end(ServiceError("STALE_NODE_EPOCH", f"the session ended: {why}"))

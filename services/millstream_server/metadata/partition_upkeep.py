@@ -1,16 +1,17 @@
 """What the active controller does to partitions without being asked.
 
-It gives leads back to preferred leaders, moves replicas away from brokers that are decommissioned,
-and tells of elections after which records may be missing.
+It gives leads back to preferred leaders, takes them from brokers whose disks refuse appends, moves
+replicas away from brokers that are decommissioned, and tells of elections after which records may
+be missing.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 
 import structlog
 
-from millstream_raft.decide_elections import balancing
+from millstream_raft.decide_elections import balancing, relieving
 from millstream_raft.decide_reassignments import Commands, decommissioning
 from millstream_raft.delta import UNCLEAN, Delta
 from millstream_raft.image import Image
@@ -34,8 +35,11 @@ class PartitionUpkeep:
         replicated: ReplicatedImage,
         config: MetadataConfig,
         metrics: MetadataMetrics,
+        refusing: Collection[int],
     ) -> None:
+        """``refusing`` is a view of the nodes whose disks refuse appends now."""
         self._controller = controller
+        self._refusing = refusing
         self._config = config
         self._metrics = metrics
         self._tasks: list[asyncio.Task[None]] = []
@@ -45,6 +49,7 @@ class PartitionUpkeep:
         """Begin to act."""
         config = self._config
         self._spawn(config.decommission_interval_ms, self.move_replicas_away)
+        self._spawn(config.relieve_interval_ms, self.relieve_full_disks)
         if config.auto_leader_rebalance:
             self._spawn(config.leader_imbalance_check_interval_ms, self.balance_leaders)
 
@@ -57,7 +62,12 @@ class PartitionUpkeep:
 
     async def balance_leaders(self) -> None:
         """Let preferred leaders lead where they are in sync. Raises ServiceError."""
-        await self._commit_batches(balancing)
+        await self._commit_batches(partial(balancing, refusing=self._refusing))
+
+    async def relieve_full_disks(self) -> None:
+        """Let others lead where a leader's disk refuses appends. Raises ServiceError."""
+        if self._refusing:
+            await self._commit_batches(partial(relieving, refusing=self._refusing))
 
     async def move_replicas_away(self) -> None:
         """Begin the next reassignments away from brokers that leave. Raises ServiceError."""

@@ -4,6 +4,7 @@
 
     StorageError                 STORAGE_ERROR        refused, nothing changed
     ├── DiskFullError            DISK_FULL            no room; nothing changed; try again later
+    ├── DiskRefusedError         STORAGE_ERROR        no right or no descriptor; nothing changed
     ├── DirectoryOfflineError    STORAGE_ERROR        the whole log directory failed (invariant 32)
     ├── LogDamagedError          LOG_DAMAGED          rot was found in this log (invariant 34)
     ├── LogGoneError             UNKNOWN_PARTITION    the log was set aside
@@ -34,6 +35,11 @@ class DiskFullError(StorageError):
     33)."""
 
     reason = "DISK_FULL"
+
+
+class DiskRefusedError(StorageError):
+    """A write was refused though there is room: a read-only or forbidden path, too many open
+    files. No byte of the append is readable."""
 
 
 class DirectoryOfflineError(StorageError):

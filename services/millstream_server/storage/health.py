@@ -3,7 +3,12 @@
 import errno
 
 from millstream_server.runtime.ports import Clock
-from millstream_server.storage.errors import DirectoryOfflineError, DiskFullError, StorageError
+from millstream_server.storage.errors import (
+    DirectoryOfflineError,
+    DiskFullError,
+    DiskRefusedError,
+    StorageError,
+)
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # Refusals that leave the disk as it was: too many open files, a read-only or forbidden path.
@@ -60,5 +65,5 @@ class DirectoryHealth:
         if error.errno in _NO_ROOM:
             return DiskFullError(f"{action} failed: no room in {self._path}: {error.strerror}")
         if error.errno in _REFUSALS:
-            return StorageError(f"{action} failed in {self._path}: {error.strerror}")
+            return DiskRefusedError(f"{action} failed in {self._path}: {error.strerror}")
         return self.fail(action, error)

@@ -207,6 +207,7 @@ class NodeHeartbeat(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     SHUTTING_DOWN_FIELD_NUMBER: _builtins.int
     LOG_DIR_OFFLINE_FIELD_NUMBER: _builtins.int
+    DISK_REFUSES_FIELD_NUMBER: _builtins.int
     node_epoch: _builtins.int
     """Epoch of the node."""
     sequence: _builtins.int
@@ -217,6 +218,8 @@ class NodeHeartbeat(_message.Message):
     """True when the node wants to stop: leaders and shards are moved away first."""
     log_dir_offline: _builtins.bool
     """True when the node's log directory failed: the node leads nothing until it registers anew."""
+    disk_refuses: _builtins.bool
+    """True while the node's disk takes no appends, being full or read-only: others lead meanwhile, where they are in sync."""
     def __init__(
         self,
         *,
@@ -225,10 +228,11 @@ class NodeHeartbeat(_message.Message):
         version: _builtins.int = ...,
         shutting_down: _builtins.bool = ...,
         log_dir_offline: _builtins.bool = ...,
+        disk_refuses: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_dir_offline", b"log_dir_offline", "node_epoch", b"node_epoch", "sequence", b"sequence", "shutting_down", b"shutting_down", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_refuses", b"disk_refuses", "log_dir_offline", b"log_dir_offline", "node_epoch", b"node_epoch", "sequence", b"sequence", "shutting_down", b"shutting_down", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,7 +5,7 @@ import pytest
 from millstream.v1 import errors_pb2
 from millstream.v1 import metadata_service_pb2 as public
 from millstream_raft.commands import Applied
-from millstream_raft.decide_elections import ELECTIONS_MAX, balancing, unbalanced
+from millstream_raft.decide_elections import ELECTIONS_MAX, balancing, relieving, unbalanced
 from millstream_raft.delta import CLEAN, PREFERRED, RECOVERED, UNCLEAN, LossyElection
 from millstream_raft.image import Image, PartitionState
 from millstream_raft.refusal import Refused
@@ -269,3 +269,27 @@ def test_an_election_decided_on_an_older_state_is_refused() -> None:
     assert images.apply(later, balance).result.reason == "VERSION_CONFLICT"
     down = images.apply(fenced(image, 1), balance)
     assert down.result.reason == "VERSION_CONFLICT"
+
+
+def test_leads_go_from_a_disk_that_refuses_appends_to_one_in_sync_that_does_not() -> None:
+    image = cluster((1, 2, 3), (1, 3, 2), (1, 2), (2, 1, 3))
+    image = in_sync(image, 2, 1)
+    assert relieving(image, ()) == ()
+    commands = relieving(image, {1: 5, 2: 6})
+    found = [(one.elect_leader.partition, one.elect_leader.leader_id) for one in commands]
+    assert found == [(0, 3), (1, 3), (3, 3)]
+    assert not any(one.elect_leader.unclean for one in commands)
+    after = images.after(image, *commands)
+    assert relieving(after, {1: 5, 2: 6}) == ()
+    # The sole one in sync goes on leading: it can be read from.
+    assert partition(after, 2).leader_id == 1
+
+
+def test_no_lead_is_given_back_to_a_disk_that_refuses_appends() -> None:
+    image = moved_away()
+    assert balancing(image, refusing={1: 5}) == ()
+    assert len(balancing(image)) == 1
+
+
+def test_all_disks_full_moves_nothing() -> None:
+    assert relieving(cluster((1, 2, 3)), {1: 1, 2: 2, 3: 3}) == ()

@@ -54,3 +54,18 @@ def test_the_usage_is_looked_at_after_so_many_bytes(pieces: tuple[int, ...]) -> 
     assert [subject.note_append(piece) for piece in pieces][-1]
     subject.note_usage(GIB, GIB)
     assert not subject.note_append(499)
+
+
+def test_a_disk_refuses_while_there_is_no_room_or_no_right_and_a_while_longer() -> None:
+    subject = room()
+    assert not subject.refuses(0)
+    subject.note_usage(GIB, 999)
+    assert subject.refuses(10**9)
+    subject.note_usage(GIB, GIB)
+    assert not subject.refuses(10**9)
+    subject.note_full("full", 1000)
+    assert subject.refuses(5_999)
+    assert not subject.refuses(6_000)
+    subject.note_refused(10_000)
+    assert subject.refuses(14_999)
+    assert not subject.refuses(15_000)

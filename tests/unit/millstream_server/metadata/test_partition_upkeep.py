@@ -168,8 +168,26 @@ async def test_a_deposed_controller_changes_and_counts_nothing(metadata: Metadat
     assert metadata.elections("clean") == 1
 
 
+async def test_leads_leave_a_disk_that_refuses_appends_and_come_back_later(
+    metadata: Metadata,
+) -> None:
+    await metadata.commit(images.add_topic(1, (1, 2), (1,)))
+    refusing = metadata.app.liveness.refusing_disks
+    refusing[1] = 5
+    await metadata.app.upkeep.relieve_full_disks()
+    await metadata.app.upkeep.balance_leaders()
+    assert [metadata.partition(number).leader_id for number in (0, 1)] == [2, 1]
+    refusing.clear()
+    await metadata.app.upkeep.relieve_full_disks()
+    assert metadata.partition().leader_id == 2
+    await metadata.app.upkeep.balance_leaders()
+    assert metadata.partition().leader_id == 1
+
+
 async def test_it_acts_by_itself() -> None:
-    metadata = Metadata(leader_imbalance_check_interval_ms=1, decommission_interval_ms=1)
+    metadata = Metadata(
+        leader_imbalance_check_interval_ms=1, decommission_interval_ms=1, relieve_interval_ms=1
+    )
     await metadata.start(1, 2, 3)
     await metadata.commit(images.add_topic(1, (1, 2), (1, 2)))
     await metadata.fence(1)
@@ -180,4 +198,6 @@ async def test_it_acts_by_itself() -> None:
     await eventually(
         lambda: metadata.partition().leader_id == 1 and metadata.partition(1).adding != ()
     )
+    metadata.app.liveness.refusing_disks[1] = 5
+    await eventually(lambda: metadata.partition().leader_id == 2)
     await metadata.app.stop()
