@@ -339,18 +339,6 @@ async def test_a_failed_log_directory_takes_the_lead_away(bench: Bench) -> None:
     assert topic.partitions[0].leader_id is None
 
 
-async def test_what_disks_refuse_appends_is_known_from_the_last_heartbeats(bench: Bench) -> None:
-    stream = await bench.live(1)
-    version = bench.controller.image.version
-    await bench.beat(stream, version, disk_refuses=True)
-    assert list(bench.liveness.refusing_disks) == [1]
-    await bench.beat(stream, version)
-    assert not bench.liveness.refusing_disks
-    await bench.beat(stream, version, disk_refuses=True)
-    bench.consensus.depose(OTHER)
-    assert not bench.liveness.refusing_disks
-
-
 async def test_followers_name_the_leader(bench: Bench) -> None:
     bench.consensus.depose(OTHER)
     with pytest.raises(ServiceError) as caught:

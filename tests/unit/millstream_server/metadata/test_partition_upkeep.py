@@ -184,6 +184,37 @@ async def test_leads_leave_a_disk_that_refuses_appends_and_come_back_later(
     assert metadata.partition().leader_id == 1
 
 
+async def test_which_disks_refuse_appends_is_what_the_last_heartbeats_said(
+    metadata: Metadata,
+) -> None:
+    liveness = metadata.app.liveness
+    registration = pb.Registration(
+        cluster_id=images.CLUSTER_ID,
+        node_id=4,
+        incarnation_id=b"i" * 16,
+        directory_id=b"d" * 16,
+        roles=[1],
+        host="127.0.0.1",
+        port=4,
+    )
+    stream, registered = await liveness.register(registration)
+
+    async def beat(*, refuses: bool) -> None:
+        beat = pb.NodeHeartbeat(
+            node_epoch=stream.node_epoch,
+            sequence=1,
+            version=registered.version,
+            disk_refuses=refuses,
+        )
+        await liveness.heartbeat(stream, beat)
+
+    for refuses in (True, False, True):
+        await beat(refuses=refuses)
+        assert (4 in liveness.refusing_disks) is refuses
+    metadata.consensus.depose()
+    assert not liveness.refusing_disks
+
+
 async def test_it_acts_by_itself() -> None:
     metadata = Metadata(
         leader_imbalance_check_interval_ms=1, decommission_interval_ms=1, relieve_interval_ms=1
