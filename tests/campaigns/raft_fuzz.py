@@ -29,7 +29,6 @@ from tests.fakes.raft_stock import stock_schedule
 from tests.fakes.raft_witness import STALE_ACK, TRUNCATED, UNVERIFIED, WIPED_AT_START, Violation
 
 _PROGRESS_EVERY_S = 30
-_BRANCHES = 12
 #: With DROP=all, what is missing without a rule need not be found more often.
 _ENOUGH = 5
 
@@ -70,14 +69,10 @@ def median_gap(places: list[int]) -> float:
 
 
 class Campaign:
-    """Seeds played one after another. ``make`` makes the schedule of a seed. With ``branches`` it
-    also takes the number of a branch: a schedule that comes to its turning point is played again so
-    often, each time with other things happening from there on (what needs many rare things is
-    found by looking longer where some of them came together)."""
+    """Seeds played one after another."""
 
-    def __init__(self, make: Callable[..., Schedule], branches: int = 0) -> None:
+    def __init__(self, make: Callable[[int], Schedule]) -> None:
         self._make = make
-        self._branches = branches
         self.all = Finds()
         self.by_nodes: dict[int, Finds] = defaultdict(Finds)
         self.events: Counter[str] = Counter()
@@ -97,31 +92,25 @@ class Campaign:
             progress("interrupted")
 
     def play_seed(self, seed: int) -> None:
-        """Play one, and its branches."""
-        if self._play(self._make(seed), f"seed {seed}"):
-            for branch in range(1, self._branches + 1):
-                self._play(self._make(seed, branch), f"seed {seed}, branch {branch}")
-        self.last_seed = seed
-
-    def _play(self, schedule: Schedule, called: str) -> bool:
-        """Play a schedule. True if it came to its turning point."""
+        """Play one."""
+        schedule = self._make(seed)
         names: list[str] = []
         try:
             play_out(schedule)
         except Violation as violation:
             names = violation.name.split(" + ")
-            progress(f"{called}, {len(schedule.cluster.ids)} voters: {violation}")
+            progress(f"seed {seed}, {len(schedule.cluster.ids)} voters: {violation}")
         self.all.add(names)
         self.by_nodes[len(schedule.cluster.ids)].add(names)
         self.events.update(schedule.happened)
         self.acknowledged += len(schedule.cluster.acknowledged())
-        return schedule.turned
+        self.last_seed = seed
 
 
-def maker(stock: bool, nodes: int, drop: str) -> Callable[..., Schedule]:
+def maker(stock: bool, nodes: int, drop: str) -> Callable[[int], Schedule]:
     """What makes the schedule of a seed. Raises SystemExit for an unknown rule."""
     if stock:
-        return lambda seed, branch=0: stock_schedule(seed, nodes or voters_of(seed), branch)
+        return lambda seed: stock_schedule(seed, nodes or voters_of(seed))
     if drop and drop not in Rule.__members__:
         raise SystemExit(f"DROP={drop}: no such rule; there are all, {', '.join(Rule.__members__)}")
     return lambda seed: layer_schedule(seed, nodes, {Rule[drop]} if drop else set())
@@ -181,7 +170,7 @@ def main() -> int:
     seeds, minutes = integer("SEEDS", 300), integer("MINUTES", 0)
     if drop == "all":
         return drop_each(first, nodes, seeds, minutes)
-    campaign = Campaign(maker(stock, nodes, drop), branches=_BRANCHES if stock else 0)
+    campaign = Campaign(maker(stock, nodes, drop))
     begin = time.monotonic()
     campaign.play(seeds_from(first, seeds, minutes))
     seconds = time.monotonic() - begin

@@ -1,47 +1,41 @@
-"""How often what happens in a random schedule: each seed draws weights and a mode of its own.
+"""How often what happens in a random schedule: each seed draws weights and modes of its own.
 
 Faults need several rare things in the same schedule, which independent weights seldom bring
 together; a mode raises and lowers some together. Nothing in it says in which order they come.
 """
 
 from collections.abc import Callable, Mapping
+from math import prod
 from random import Random
 
-#: How often a mode is drawn, and what it multiplies the weights of events by.
-Mode = tuple[int, dict[str, float]]
-MODES: tuple[Mode, ...] = (
-    (2, {}),
-    (1, {"calm": 0.25}),
-    (3, {"reset": 3, "lose": 3, "crash_some": 0.3}),
-    (3, {"compact": 3, "crash_some": 3, "start_some": 2}),
-    (2, {"separate": 3, "join": 2, "compact": 2, "stand": 2}),
-)
-#: Connections last, but some are stalled, so that what they bring may be of an older term. Among
-#: three voters that is in vain: who acknowledges to a leader makes a majority with it.
-STALLED: Mode = (
-    22,
+#: Events by name, with what their weights are multiplied by.
+MODES: tuple[dict[str, float], ...] = (
+    {"stand": 4},
+    {"reset": 3, "lose": 3},
+    {"separate": 3, "join": 2},
+    {"calm": 0.25},
+    {"compact": 2, "crash_some": 3, "start_some": 2},
+    # Connections last, but some of them stall, so that what arrives may be of an older term.
     {
-        "stand": 2,
-        "separate": 1,
-        "join": 0.5,
-        "trickle": 1.5,
-        "hold": 2,
-        "release": 0.05,
-        "reset": 0.03,
+        "hold": 3,
+        "release": 0.2,
+        "trickle": 0.1,
+        "calm": 4,
+        "separate": 0.6,
+        "join": 1.5,
+        "reset": 0.1,
         "lose": 0.3,
         "compact": 0.1,
-        "crash_some": 0.02,
+        "crash_some": 0.05,
     },
 )
+MODE_WEIGHTS = (1, 1, 1, 1, 2, 3)
 
 
-def drawn_weights(
-    chance: Random, voters: int, events: Mapping[Callable[[], None], float]
-) -> list[float]:
+def drawn_weights(chance: Random, events: Mapping[Callable[[], None], float]) -> list[float]:
     """The weights of events in one schedule, from what they weigh on average."""
-    modes = (*MODES, STALLED) if voters > 3 else MODES
-    (mode,) = chance.choices([mode for _, mode in modes], [weight for weight, _ in modes])
+    modes = chance.choices(MODES, MODE_WEIGHTS, k=chance.randint(0, 2))
     return [
-        weight * 4 ** chance.uniform(-1, 1) * mode.get(event.__name__, 1)
+        weight * 4 ** chance.uniform(-1, 1) * prod(mode.get(event.__name__, 1) for mode in modes)
         for event, weight in events.items()
     ]

@@ -8,23 +8,24 @@ entries be committed, so that there is something to lose.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import permutations
+from random import Random
 from typing import Any
 
 from tests.fakes.crash_files import Crash
-from tests.fakes.raft_cluster import NodeStopped
-from tests.fakes.raft_faults import FaultyQuorum
+from tests.fakes.raft_cluster import Cluster, NodeStopped
 from tests.fakes.raft_modes import drawn_weights
-from tests.fakes.raft_witness import ALTERNATES, Violation
+from tests.fakes.raft_witness import ALTERNATES, QuorumWitness, Violation
 
 #: Of an election at each event while nobody leads a majority.
 NEW_LEADER_CHANCE = 0.04
 
 
-class Schedule(FaultyQuorum):
-    """One random run of a quorum. ``power_loss`` and ``overflow`` (a queue loses messages and the
-    connection stays) say what its kind of node must endure."""
+class Schedule:
+    """One random run of a cluster. ``make`` makes a node, from the files of the one before;
+    ``power_loss`` and ``overflow`` (a queue loses messages and the connection stays) say what its
+    kind of node must endure."""
 
     #: How many things happen before it is healed.
     length = 400
@@ -32,15 +33,21 @@ class Schedule(FaultyQuorum):
     def __init__(
         self, seed: int, count: int, make: Callable[..., Any], *, power_loss: bool, overflow: bool
     ) -> None:
-        super().__init__(seed, count, make, power_loss)
-        self.seed = seed
-        #: The seed of what happens after the turning point; 0: it has none of its own.
-        self.branch = 0
-        #: True after the turning point: from here on rare things are near.
-        self.turned = False
+        self.chance = Random(seed)
+        self.make = make
+        # Many small messages make more interleavings than few large ones.
+        batch_bytes = self.chance.choice((60, 60, 200))
+        self.cluster = Cluster(
+            make, count, seed=seed, append_bytes_max=batch_bytes, snapshot_part_bytes=64
+        )
+        self.witness = QuorumWitness({n: self.cluster[n].view() for n in self.cluster.ids})
+        self.cluster.witness = self.witness
+        self.power_loss = power_loss
+        self.disks: dict[int, Any] = {}
         self.values = 0
         #: The node that was asked last for a snapshot.
         self.compacted = 0
+        self.joined = {node: set(self.cluster.ids) - {node} for node in self.cluster.ids}
         #: By term: who led in it.
         self.leaders: dict[int, int] = {}
         self.longest: list[str] = []
@@ -65,15 +72,17 @@ class Schedule(FaultyQuorum):
             events[self.lose] = 1.5
         #: Links on which everything is old when it arrives.
         links = list(permutations(self.cluster.ids, 2))
-        self.slow = set(self.chance.sample(links, self.chance.randint(0, count // 2)))
+        self.slow = set(self.chance.sample(links, self.chance.randint(0, count - 1)))
         self.cluster.network.held |= self.slow
-        #: In which term of their receivers other links were held.
-        self.held_in: dict[tuple[int, int], int] = {}
         self.happened: Counter[str] = Counter()
         self.events = list(events)
-        self.weights = drawn_weights(self.chance, count, events)
+        self.weights = drawn_weights(self.chance, events)
 
     # What can happen.
+
+    @property
+    def up(self) -> list[int]:
+        return [node for node in self.cluster.ids if node not in self.disks]
 
     def some_link(self) -> tuple[int, int] | None:
         network = self.cluster.network
@@ -88,6 +97,14 @@ class Schedule(FaultyQuorum):
         """One that is up, and rather a leader: there faults tell most."""
         leaders = [node for node in self.up if self.cluster[node].leads]
         return self.chance.choice(leaders if leaders and self.chance.random() < 0.5 else self.up)
+
+    def leads(self, node: int) -> bool:
+        return node in self.up and self.cluster[node].leads
+
+    def leads_many(self, node: int) -> bool:
+        """True for a leader that is connected to a majority."""
+        reached = len(self.joined[node]) + 1
+        return self.cluster[node].leads and reached * 2 > len(self.cluster.ids)
 
     def deliver_some(self) -> None:
         if (link := self.some_link()) is not None:
@@ -105,9 +122,8 @@ class Schedule(FaultyQuorum):
 
     def put(self) -> None:
         leaders = [node for node in self.up if self.cluster[node].leads]
-        vain = [node for node in leaders if not self.reaches_majority(node)]
         if leaders:
-            leader = self.chance.choice(vain if vain and self.chance.random() < 0.5 else leaders)
+            leader = self.chance.choice(leaders)
             for _ in range(self.chance.choice((1, 1, 4, 12))):
                 self.values += 1
                 self.cluster[leader].put(f"v{self.values}")
@@ -115,15 +131,10 @@ class Schedule(FaultyQuorum):
                 self.cluster.tick_later(leader, 1)
 
     def stand(self) -> None:
-        able = [node for node in self.up if self.joined[node] and not self.leads(node)]
-        network = self.cluster.network
-        late = {link[1] for link in network.held if network.links.get(link)}
-        # Who reaches a majority can win, and who then gets old messages may be misled.
-        winning = [node for node in able if self.reaches_majority(node)]
-        awaiting = [node for node in winning if node in late]
-        for some, chance in ((winning, 0.8), (awaiting, 0.6)):
-            if some and self.chance.random() < chance:
-                able = some
+        able = [node for node in self.up if self.joined[node]]
+        again = [node for node in able if node in self.leaders.values()]
+        if again and self.chance.random() < 0.5:  # to these, messages may still be on the way
+            able = again
         if able:
             self.cluster[self.chance.choice(able)].campaign()
 
@@ -133,7 +144,6 @@ class Schedule(FaultyQuorum):
             other = self.some_node()
         if one != other and len(self.cluster.network.held - self.slow) < len(self.joined) // 2:
             self.cluster.network.held.add((one, other))
-            self.held_in[(one, other)] = self.cluster[other].term if other in self.up else 0
 
     def release(self) -> None:
         held = sorted(self.cluster.network.held - self.slow)
@@ -141,25 +151,15 @@ class Schedule(FaultyQuorum):
             self.cluster.network.held.discard(self.chance.choice(held))
 
     def trickle(self) -> None:
-        # Something arrives on a slow link, or on one that was held for long: its receiver leads
-        # in a newer term.
+        # One message arrives on a slow link.
         network = self.cluster.network
-        links = sorted(network.held)
-        late = [
-            (one, other)
-            for one, other in links
-            if self.leads(other)
-            and network.links.get((one, other))
-            and ((one, other) in self.slow or self.cluster[other].term > self.held_in[(one, other)])
-        ]
         slow = [
             link
             for link in sorted(self.slow)
             if network.links.get(link) and link[1] in network.receivers
         ]
-        if late or (slow and self.chance.random() < 0.3):
-            link = self.chance.choice(late or slow)
-            network.deliver(*link, self.chance.randint(1, len(network.links[link]) if late else 2))
+        if slow:
+            network.deliver(*self.chance.choice(slow), 1)
 
     def lose(self) -> None:
         # A queue that ran over: messages go, the connection stays.
@@ -181,11 +181,9 @@ class Schedule(FaultyQuorum):
         group = self.chance.sample(self.cluster.ids, size)
         if self.chance.random() < 0.7:  # what a leader does in a minority must not last
             group[0] = self.some_node()
-        held = sorted(self.cluster.network.held)
-        stalled = [link for link in held if self.leads(link[1])] or held
-        room = len(self.joined) > 4  # for two in a minority
-        if room and stalled and self.chance.random() < 0.85:  # a cut would empty the link
-            group = list(self.chance.choice(stalled))
+        late = [link for link in sorted(self.cluster.network.held) if self.leads(link[1])]
+        if size > 1 and late and self.chance.random() < 0.5:
+            group = list(self.chance.choice(late))
         self.cut(group, [node for node in self.cluster.ids if node not in group])
 
     def join(self) -> None:
@@ -222,14 +220,64 @@ class Schedule(FaultyQuorum):
         if self.disks:
             self.start(self.chance.choice(sorted(self.disks)))
 
+    # How it happens.
+
+    def cut(self, ones: Iterable[int], others: Iterable[int]) -> None:
+        for one in ones:
+            for other in others:
+                self.disconnect(one, other)
+
+    def disconnect(self, one: int, other: int) -> None:
+        network = self.cluster.network
+        network.cut |= {(one, other), (other, one)}
+        for here, there in ((one, other), (other, one)):
+            network.lose(here, there)
+            if here not in self.disks and there in self.joined[here]:
+                self.joined[here].discard(there)
+                self.cluster[here].disconnected(there)
+
+    def connect(self, one: int, other: int) -> None:
+        if one == other or one in self.disks or other in self.disks:
+            return
+        network = self.cluster.network
+        network.cut -= {(one, other), (other, one)}
+        for here, there in ((one, other), (other, one)):
+            if there not in self.joined[here]:
+                network.lose(here, there)
+                self.joined[here].add(there)
+                self.cluster[here].connected(there)
+
+    def connect_all(self, one: int) -> None:
+        for other in self.cluster.ids:
+            self.connect(one, other)
+
+    def crash(self, node: int) -> None:
+        """End a node: by power loss or by ``kill -9``, which leaves the page cache."""
+        power_loss = self.power_loss and self.chance.random() < 0.5
+        self.disks[node], entries = self.cluster[node].crash(self.chance if power_loss else None)
+        self.witness.crashed(node, entries)
+        self.cut([node], [other for other in self.cluster.ids if other != node])
+        self.cluster.network.remove(node)
+
+    def start(self, node: int) -> None:
+        files = self.disks.pop(node)
+        self.cluster.nodes[node] = self.make(self.cluster, node, files)
+        self.witness.restarted(node, self.cluster[node].view())
+        self.joined[node] = set(self.cluster.ids) - {node}
+        self.cut([node], [other for other in self.cluster.ids if other != node])
+        self.connect_all(node)
+
+    def bury(self) -> None:
+        for node in self.up:
+            if self.cluster[node].files.crashed:
+                self.crash(node)
+
     def event(self) -> None:
         """Let one thing happen; a node that crashed in it is down afterwards."""
         happens = self.chance.choices(self.events, self.weights)[0]
         if not self.up:
             happens = self.start_some
-        elif self.chance.random() < NEW_LEADER_CHANCE and not any(
-            self.leads(node) and self.reaches_majority(node) for node in self.up
-        ):
+        elif self.chance.random() < NEW_LEADER_CHANCE and not any(map(self.leads_many, self.up)):
             happens = self.stand  # without a leader little happens that could go wrong
         self.happened[happens.__name__] += 1
         try:
@@ -237,19 +285,6 @@ class Schedule(FaultyQuorum):
         except Crash:
             pass
         self.bury()
-        if not self.turned and self.turns():
-            self.turned = True
-            if self.branch:
-                self.chance.seed(f"{self.seed} {self.branch}")
-
-    def turns(self) -> bool:
-        """True if both ends of a stalled link lost the same entry to another leader, while
-        something is on it that may speak of that entry."""
-        network = self.cluster.network
-        return any(
-            network.links.get(link) and self.witness.both_replaced(*link)
-            for link in sorted(network.held)
-        )
 
     # The oracle.
 

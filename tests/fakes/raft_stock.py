@@ -133,12 +133,10 @@ class StockNode:
         work(*arguments)
 
 
-def stock_schedule(seed: int, count: int, branch: int = 0) -> Schedule:
+def stock_schedule(seed: int, count: int) -> Schedule:
     """A schedule with what the library should endure: no power loss, since it syncs nothing, and
     no messages lost but at the end of what a connection carried, since it trusts TCP."""
-    schedule = Schedule(seed, count, StockFileNode, power_loss=False, overflow=False)
-    schedule.branch = branch
-    return schedule
+    return Schedule(seed, count, StockFileNode, power_loss=False, overflow=False)
 
 
 def _known(message: dict[str, Any]) -> Message:

@@ -93,14 +93,6 @@ class QuorumWitness:
         self.views[node] = after
         self._removed(node, before, after, WIPED_AT_START if _wiped(before, after) else UNEXPLAINED)
 
-    def both_replaced(self, one: int, other: int) -> bool:
-        """True if two voters lost the same entry to a conflicting one."""
-        left, right = self._left[one], self._left[other]
-        return any(
-            cause == REPLACED and right.get(position) == REPLACED
-            for position, cause in left.items()
-        )
-
     def _removed(self, node: int, before: View, after: View, cause: str) -> None:
         for position in _missing(before, after):
             self._left[node][position] = cause
