@@ -343,6 +343,8 @@ class AsyncClient:
         try:
             while True:
                 reading = asyncio.ensure_future(call.read())
+                # If it is left behind and fails meanwhile, nobody asks it why.
+                reading.add_done_callback(lambda task: task.cancelled() or task.exception())
                 limit_s = self.config.request_timeout_ms / 1000 if first else None
                 done, _ = await asyncio.wait(
                     (reading, grown), timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
