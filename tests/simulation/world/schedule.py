@@ -104,7 +104,8 @@ class _Schedule:
             for task in process.tasks if process.alive else ():
                 # Nobody was told: asyncio would say so when the task is finalised.
                 if task.done() and not task.cancelled() and task._log_traceback:
-                    text = f"{process.name}: {task.get_name()}: {task.exception()!r}"
+                    name = getattr(task.get_coro(), "__qualname__", "a task")
+                    text = f"{process.name}: {name}: {task.exception()!r}"
                     report.violations.append(("task-died", text))
         report.events, report.trace = world.loop.events, world.loop.trace
         report.simulated_s = world.loop.now
