@@ -45,7 +45,7 @@ class Schedule:
         self.power_loss = power_loss
         self.disks: dict[int, Any] = {}
         self.values = 0
-        #: The node that wrote a snapshot and did not tick since; 0: none.
+        #: The node that was asked last for a snapshot.
         self.compacted = 0
         self.joined = {node: set(self.cluster.ids) - {node} for node in self.cluster.ids}
         #: By term: who led in it.
@@ -115,15 +115,9 @@ class Schedule:
             self.cluster.network.deliver(*link)
 
     def tick(self) -> None:
-        self.tick_later(self.chance.choice(self.up), self.chance.choice((1, 60)))
-
-    def tick_later(self, node: int, wait_ms: int) -> None:
-        if node == self.compacted:
-            self.compacted = 0
-        self.cluster.tick_later(node, wait_ms)
+        self.cluster.tick_later(self.chance.choice(self.up), self.chance.choice((1, 60)))
 
     def calm(self) -> None:
-        self.compacted = 0
         self.cluster.step(self.up, rounds=self.chance.randint(1, 4), wait_ms=60)
 
     def put(self) -> None:
@@ -134,7 +128,7 @@ class Schedule:
                 self.values += 1
                 self.cluster[leader].put(f"v{self.values}")
             if self.chance.random() < 0.7:
-                self.tick_later(leader, 1)
+                self.cluster.tick_later(leader, 1)
 
     def stand(self) -> None:
         able = [node for node in self.up if self.joined[node]]
@@ -203,17 +197,18 @@ class Schedule:
             self.connect_all(one)
 
     def compact(self) -> None:
-        node = self.some_node()
-        self.cluster[node].compact()
-        if self.chance.random() < 0.7:
-            self.cluster.tick_later(node, 1)
-            self.compacted = node
+        self.compacted = self.some_node()
+        node = self.cluster[self.compacted]
+        node.compact()
+        if self.chance.random() < 0.5:
+            self.cluster.clock.advance(1)
+            node.tick()
 
     def crash_some(self) -> None:
         if len(self.up) == 1:
             return
         node = self.some_node()
-        if self.compacted in self.up and self.chance.random() < 0.7:  # it has not done all of it
+        if self.compacted in self.up and self.chance.random() < 0.5:  # rather one that is busy
             node = self.compacted
         if self.power_loss and self.chance.random() < 0.5:  # in the middle of what it writes next
             files = self.cluster[node].files
