@@ -10,15 +10,15 @@ from tests.fakes.raft_schedule import play_out
 from tests.fakes.raft_witness import Violation
 
 SEEDS = {
-    Rule.ACK_OF_THIS_TERM: 11,
+    Rule.ACK_OF_THIS_TERM: 355,
     Rule.LEARN_NEWER_TERM: 3,
     Rule.STALE_TERM_NOTICE: 3,
     Rule.COMMIT_ONLY_VERIFIED: 419,
     Rule.BACK_OFF_ONLY_DOWN: 40,
-    Rule.IGNORE_OLD_SNAPSHOT: 962,
+    Rule.IGNORE_OLD_SNAPSHOT: 149,
     Rule.STAY_WITH_LEADER: 27,
     Rule.TRUNCATE_ONLY_ON_CONFLICT: 5,
-    Rule.KEEP_TAIL_BEHIND_SNAPSHOT: 262,
+    Rule.KEEP_TAIL_BEHIND_SNAPSHOT: 229,
 }
 
 
