@@ -85,9 +85,10 @@ for _module in _MODULES:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] not in _NODES:
+    if arguments is None and given[:1] not in _NODES:
         # gRPC's C core writes to stderr by itself; what matters to a client comes as an error too.
-        # A node needs these lines: they alone tell of TLS handshakes that failed, and why.
+        # A node needs these lines: they alone tell of TLS handshakes that failed, and why. Who
+        # calls this function keeps its environment, which its children get.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         code: Any = app(given, prog_name=PROGRAM, standalone_mode=False)

@@ -1,5 +1,7 @@
 """The entry point: exit codes, and errors as one sentence."""
 
+import os
+
 import pytest
 
 from millstream_server.cli.main import main
@@ -64,3 +66,9 @@ def test_config_show_tells_the_origin_of_each_value(
     lines = capsys.readouterr().out.splitlines()
     assert '{"key": "node.id", "value": 7, "origin": "flag"' in lines[0]
     assert any('"origin": "default"' in line for line in lines)
+
+
+def test_the_environment_of_a_program_that_calls_it_stays(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("GRPC_VERBOSITY", raising=False)
+    assert main(["--help"]) == 0
+    assert "GRPC_VERBOSITY" not in os.environ

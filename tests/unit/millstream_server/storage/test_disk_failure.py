@@ -7,6 +7,7 @@ import pytest
 from millstream_server.storage import (
     DirectoryOfflineError,
     DiskFullError,
+    DiskRefusedError,
     FlushMode,
     LogConfig,
     StorageError,
@@ -114,7 +115,7 @@ def test_retention_without_descriptors_spares_the_directory() -> None:
     log = again.log
     again.writer.run(log, lambda: log.retain(2_000, 4), lambda _, error: errors.append(error))
     again.executor.run()
-    assert [type(error) for error in errors] == [StorageError]
+    assert [type(error) for error in errors] == [DiskRefusedError]
     assert again.directory.offline_reason is None
     again.files.faults.clear()
     assert log.retain(2_000, 4) > 0
@@ -153,7 +154,7 @@ def test_a_failed_roll_is_definite_and_the_open_segment_goes_on() -> None:
         appender.append(make_batch((BIG,)))
     appender.files.faults.append(Fault("open", "*/00000000000000000005.log", errno.EMFILE, times=1))
     appender.append(make_batch((BIG,)))
-    assert type(appender.errors[0]) is StorageError
+    assert type(appender.errors[0]) is DiskRefusedError
     appender.append(make_batch((BIG,)))
     assert appender.acknowledged[-1] == (5, 6)
     assert appender.log.segment_count == 2

@@ -147,7 +147,8 @@ class ProducersAgainstTheLog(RuleBasedStateMachine):
         producer_id=st.integers(1, 2),
         epoch_step=st.sampled_from([0, 0, 0, 0, 0, 0, 1, -1]),
         move=st.sampled_from(["next", "next", "next", "again", "old", "ahead"]),
-        count=st.sampled_from([1, 3, M // 3]),
+        # A window of more than half the circle cannot tell what is below from what is ahead.
+        count=st.sampled_from([1, 3, M // 12]),
         pick=st.integers(0, 20),
     )
     def produce(self, producer_id: int, epoch_step: int, move: str, count: int, pick: int) -> None:
