@@ -1,6 +1,7 @@
 """Makes the repository root importable (``tests.fakes``), and sets what holds for every test."""
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -14,3 +15,6 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("millstream")
+
+# A shell that starts its jobs in the background lets them ignore this, and so their children.
+signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -181,6 +181,9 @@ class LayeredNode:
         self.core.campaign()
         self.tick()
 
+    def leave(self) -> None:
+        self.core.leave()
+
     def put(self, value: str) -> None:
         acks = self.cluster.acks
         content = storage.RaftEntryBatch(entries=[value.ljust(ENTRY_BYTES, ".").encode()])

@@ -19,25 +19,26 @@ class LayerSchedule(Schedule):
     def __init__(self, seed: int, count: int, make: Callable[..., Any]) -> None:
         super().__init__(seed, count, make, power_loss=True, overflow=True)
         self.invariants = Invariants()
-        if self.chance.random() < 0.5:  # the way back is as slow
-            self.slow |= {(other, one) for one, other in self.slow}
-            self.cluster.network.held |= self.slow
-        self.events.append(self.stand_again)
-        self.weights.append(1.5 * 4 ** self.chance.uniform(-1, 1))
-        # What disturbs much hides what needs time: each seed leaves some of it out.
-        disturbing = (self.calm, self.hold, self.reset, self.separate, self.crash_some, self.lose)
-        for at, event in enumerate(self.events):
-            if event in disturbing and self.chance.random() < 0.25:
-                self.weights[at] = 0
+        #: Who said farewell as a leader, and is still up.
+        self.leaving: set[int] = set()
+        for event, weight in ((self.leave, 0.7), (self.stop_leaver, 1.5)):
+            self.events.append(event)
+            self.weights.append(weight * 4 ** self.chance.uniform(-1, 1))
 
     # What can happen.
 
-    def stand_again(self) -> None:
-        """Who was deposed stands for election, while messages to it are still on the way."""
-        able = {node for node in self.leaders.values() if node in self.up and self.joined[node]}
-        deposed = sorted(node for node in able if not self.cluster[node].leads)
-        if deposed:
-            self.cluster[self.chance.choice(deposed)].campaign()
+    def leave(self) -> None:
+        """A leader is told to stop, and says farewell."""
+        leaders = [node for node in self.up if self.cluster[node].leads]
+        if leaders:
+            node = self.chance.choice(leaders)
+            self.cluster[node].leave()
+            self.leaving.add(node)
+
+    def stop_leaver(self) -> None:
+        """Some time later its process ends."""
+        if self.leaving:
+            self.crash(self.chance.choice(sorted(self.leaving)))
 
     # How it happens.
 
@@ -58,12 +59,22 @@ class LayerSchedule(Schedule):
         links = self.cluster.network.links
         arrived = {link: self.beginning(link) for link in links if link[0] == node}
         super().crash(node)
+        self.leaving.discard(node)
         links.update((link, queue) for link, queue in arrived.items() if link[1] not in self.disks)
 
     def beginning(self, link: tuple[int, int]) -> list[Any]:
         """As much as may have arrived of what is on a link."""
         queue = self.cluster.network.links.get(link, [])
         return queue[: self.chance.randint(0, len(queue))]
+
+    def heal(self) -> None:
+        self.stop_leavers()
+        super().heal()
+
+    def stop_leavers(self) -> None:
+        """Who left never stands for election, until it is started again."""
+        for node in sorted(self.leaving):
+            self.crash(node)
 
     # The oracle.
 

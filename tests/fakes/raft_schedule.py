@@ -77,6 +77,16 @@ class Schedule:
         self.happened: Counter[str] = Counter()
         self.events = list(events)
         self.weights = drawn_weights(self.chance, events)
+        if self.chance.random() < 0.5:  # the way back is as slow
+            self.slow |= {(other, one) for one, other in self.slow}
+            self.cluster.network.held |= self.slow
+        self.events.append(self.stand_again)
+        self.weights.append(1.5 * 4 ** self.chance.uniform(-1, 1))
+        # What disturbs much hides what needs time: each seed leaves some of it out.
+        disturbing = (self.calm, self.hold, self.reset, self.separate, self.crash_some, self.lose)
+        for at, event in enumerate(self.events):
+            if event in disturbing and self.chance.random() < 0.25:
+                self.weights[at] = 0
 
     # What can happen.
 
@@ -137,6 +147,13 @@ class Schedule:
             able = again
         if able:
             self.cluster[self.chance.choice(able)].campaign()
+
+    def stand_again(self) -> None:
+        """Who was deposed stands for election, while messages to it are still on the way."""
+        able = {node for node in self.leaders.values() if node in self.up and self.joined[node]}
+        deposed = sorted(node for node in able if not self.cluster[node].leads)
+        if deposed:
+            self.cluster[self.chance.choice(deposed)].campaign()
 
     def hold(self) -> None:
         one, other = self.chance.sample(self.cluster.ids, 2)

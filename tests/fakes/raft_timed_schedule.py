@@ -79,6 +79,7 @@ class TimedSchedule(LayerSchedule):
 
     def heal(self) -> None:
         """First only time passes; then everybody is up and connected."""
+        self.stop_leavers()
         for node in self.up:
             self.cluster[node].files.crash_at = None
         self.cluster.network.held.clear()

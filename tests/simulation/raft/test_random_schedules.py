@@ -43,7 +43,16 @@ def test_same_seed_plays_the_same_schedule_twice(make):
 
 #: Seeds at which the library without the layer breaks. Other weights need other seeds, which
 #: ``make raft-fuzz STOCK=1`` prints.
-STOCK_FAULTS = [("S11", 3, 1), ("S11", 5, 4)]
+STOCK_FAULTS = [
+    ("S1", 3, 36),
+    ("S1", 5, 77),
+    ("S2", 3, 1154),
+    ("S2", 5, 1287),
+    ("S3", 5, 795),
+    ("S6", 3, 1072),
+    ("S6", 5, 1541),
+    ("S11", 5, 880),
+]
 
 
 @pytest.mark.parametrize(("name", "voters", "seed"), STOCK_FAULTS)
