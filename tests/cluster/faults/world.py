@@ -6,6 +6,7 @@ One thread uses it. A node is held by at most one fault of processes or disks at
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -84,6 +85,7 @@ class World:
     _down_since: dict[str, float] = field(default_factory=dict)
     _ending: set[str] = field(default_factory=set)
     _replacing: "Future[None] | None" = None
+    _stopping: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.proxied = ProxiedCluster(
@@ -161,11 +163,9 @@ class World:
 
     def _replace_page_cache(self) -> None:
         topic = f"{PAGE_CACHE}-{len(self.retired) + 1}"
-        while topic not in self.topics:
-            try:
+        while topic not in self.topics and not self._stopping.wait(1):
+            with contextlib.suppress(MillstreamError):
                 self._create(topic)
-            except MillstreamError:
-                time.sleep(1)
 
     def replaced_page_cache(self) -> bool:
         """True if the page-cache topic in use still holds to its promise; lets clients use a new
@@ -185,6 +185,7 @@ class World:
 
     def stop(self) -> None:
         """End everything."""
+        self._stopping.set()
         self.operator.shutdown(cancel_futures=True)
         self.fleet.kill_all()
         self.proxied.__exit__()
