@@ -34,8 +34,11 @@ def main() -> int:
     # Also where a shell started it in the background, with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    given = os.environ.get("FOLDER")
+    folder = Path(given) if given else Path(tempfile.mkdtemp(prefix="millstream-faults-"))
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        enter_own_namespace()
+        enter_own_namespace(folder)
         disks = True
     except DisksForbidden as error:
         progress(f"no disks of our own: {error}")
@@ -58,9 +61,6 @@ def main() -> int:
         tamper=os.environ.get("FAULTS_TAMPER", ""),
         edn=Path(edn) if edn else None,
     )
-    given = os.environ.get("FOLDER")
-    folder = Path(given) if given else Path(tempfile.mkdtemp(prefix="millstream-faults-"))
-    folder.mkdir(parents=True, exist_ok=True)
     progress(f"seed {plan.seed}, {minutes:g} minutes of {', '.join(chosen)}, in {folder}")
     campaign = Campaign(folder.absolute(), plan, progress)
     verdict = campaign.run()

@@ -15,9 +15,14 @@ pytestmark = pytest.mark.slow
 
 
 async def test_stale_reads_of_a_resumed_leader_are_found(tmp_path: Path) -> None:
-    campaign = Campaign(tmp_path, seed=1, command=mutant_command(answer_reads_without_a_majority))
-    await campaign.run([BRIEF] * 4, [])
-    assert any("was paused told" in wrong for wrong in campaign.tally.wrong)
+    command = mutant_command(answer_reads_without_a_majority)
+    # It shows only where the others have a leader before the paused one runs again.
+    for seed in range(1, 6):
+        campaign = Campaign(tmp_path / str(seed), seed=seed, command=command)
+        await campaign.run([BRIEF] * 4, [])
+        if any("was paused told" in wrong for wrong in campaign.tally.wrong):
+            return
+    pytest.fail("not found")
 
 
 async def test_acknowledged_writes_that_no_disk_holds_are_found(tmp_path: Path) -> None:

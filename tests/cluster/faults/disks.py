@@ -9,6 +9,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import shutil
 import struct
 import subprocess
 import time
@@ -19,19 +20,25 @@ _SHUTDOWN = 0x8004587D
 _NO_FLUSH = 2
 _UNMOUNT_S = 20.0
 _FILL_STEP_BYTES = 16 * 1024
+_TRIED_MEGABYTES = 4
+# Not on everybody's path.
+_SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin")
 
 
 class DisksForbidden(RuntimeError):
     """This machine lets us mount nothing; the message says why."""
 
 
-def enter_own_namespace() -> None:
-    """Let mounts be seen by this thread and whatever it starts, only. To be called first of all,
-    before there are other threads. Raises DisksForbidden."""
+def enter_own_namespace(folder: Path) -> None:
+    """Let mounts be seen by this thread and whatever it starts, only; and try a disk, in this
+    folder. To be called first of all, before there are other threads. Raises DisksForbidden."""
     library = ctypes.CDLL(None, use_errno=True)
     if library.unshare(_CLONE_NEWNS) != 0:
         raise DisksForbidden(f"unshare: {os.strerror(ctypes.get_errno())}")
     _run("mount", "--make-rprivate", "/")
+    image = folder / "tried.disk"
+    Disk(image, folder / "tried", _TRIED_MEGABYTES).unmount()
+    image.unlink()
 
 
 class Disk:
@@ -102,8 +109,10 @@ class Disk:
 
 
 def _run(*command: str) -> None:
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), *_SYSTEM_PROGRAMS))
+    program = shutil.which(command[0], path=path) or command[0]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run([program, *command[1:]], capture_output=True, text=True, check=False)
     except OSError as error:
         raise DisksForbidden(str(error)) from None
     if done.returncode:

@@ -19,7 +19,7 @@ from millstream import Admin, MillstreamError, NewTopic, TopicAlreadyExistsError
 from millstream_server.local_cluster import NodePlan
 from millstream_server.local_cluster.readiness import is_ready
 from tests.cluster.faults import scrapes
-from tests.cluster.faults.disks import Disk, DisksForbidden
+from tests.cluster.faults.disks import Disk
 from tests.cluster.faults.fleet import Fleet
 from tests.cluster.faults.links import CLIENT, LOOPBACK, Link, LinkRule
 from tests.cluster.faults.notes import Key
@@ -108,12 +108,7 @@ class World:
         if not self.disks_allowed or node.role == "coordinator":
             return None
         folder = node.folder / "disk"
-        try:
-            disk = Disk(self.folder / f"{node.name}.disk", folder, _DISK_MEGABYTES)
-        except DisksForbidden:
-            self.disks_allowed = False
-            return None
-        self.disks[node.name] = disk
+        self.disks[node.name] = Disk(self.folder / f"{node.name}.disk", folder, _DISK_MEGABYTES)
         return folder / "data"
 
     # Beginning and end
