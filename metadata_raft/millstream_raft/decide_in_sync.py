@@ -18,6 +18,8 @@ from millstream_server.v1 import metadata_command_pb2 as command_pb
 PARTITIONS_PER_REQUEST_MAX = 1_000
 # The replica is where the request wants it to be.
 UP_TO_DATE = "UP_TO_DATE"
+# The sender knows of a later change than the controller that answers.
+NOT_CONTROLLER = "NOT_CONTROLLER"
 
 _Decide = Callable[[Any, PartitionState], command_pb.MetadataCommand | str]
 
@@ -73,6 +75,9 @@ def report_damaged_logs(
         node_id = sender.node_id
         if node_id not in partition.replicas:
             return UP_TO_DATE
+        # A report that comes late must not hit a replica that copied its log anew meanwhile.
+        if log.partition_epoch != partition.partition_epoch:
+            return _other_epoch(log, partition)
         places = (*partition.isr, *partition.elr, *partition.last_known_elr)
         if node_id in partition.damaged and node_id not in places:
             return UP_TO_DATE
@@ -132,13 +137,11 @@ def _why_not(image: Image, sender: NodeState, proposal: Any, partition: Partitio
     if proposal.leader_epoch < partition.leader_epoch:
         return "FENCED_LEADER_EPOCH"
     if proposal.leader_epoch > partition.leader_epoch:
-        return "NOT_CONTROLLER"
+        return NOT_CONTROLLER
     if partition.leader_id != sender.node_id:
         return "NOT_LEADER"
-    if proposal.partition_epoch < partition.partition_epoch:
-        return "INVALID_UPDATE_VERSION"
-    if proposal.partition_epoch > partition.partition_epoch:
-        return "NOT_CONTROLLER"
+    if proposal.partition_epoch != partition.partition_epoch:
+        return _other_epoch(proposal, partition)
     members = [one.node_id for one in proposal.members]
     if (
         len(set(members)) != len(members)
@@ -149,6 +152,12 @@ def _why_not(image: Image, sender: NodeState, proposal: Any, partition: Partitio
         return "INVALID_REQUEST"
     added = _added(proposal, partition)
     return "" if all(_may_join(image, one) for one in added) else "INELIGIBLE_REPLICA"
+
+
+def _other_epoch(change: Any, partition: PartitionState) -> str:
+    # The image with the lower epoch is old: the sender's, or the one here (invariant 1).
+    older = change.partition_epoch < partition.partition_epoch
+    return "INVALID_UPDATE_VERSION" if older else NOT_CONTROLLER
 
 
 def _may_join(image: Image, member: Any) -> bool:

@@ -200,11 +200,12 @@ class ReplicaModel:
             del broker.log[self.random.randrange(len(broker.log)) :]
             broker.synced = min(broker.synced, len(broker.log))
             node = self.image.nodes[broker.node_id]
+            log = pb.DamagedLog(topic_id=TOPIC, partition_epoch=self.partition.partition_epoch)
             self._execute(
                 report_damaged_logs=pb.ReportDamagedLogs(
                     node_id=node.node_id,
                     node_epoch=node.epoch,
-                    logs=[pb.DamagedLog(topic_id=TOPIC)],
+                    logs=[log],
                 )
             )
 

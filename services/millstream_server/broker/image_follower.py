@@ -16,7 +16,7 @@ from millstream_raft.image import Image, PartitionState, TopicState
 from millstream_raft.topic_config import TopicSettings, settings
 from millstream_server.broker.hosted import HostedPartitions
 from millstream_server.broker.jobs import run_job
-from millstream_server.broker.log_reports import LogEnd, LogReports
+from millstream_server.broker.log_reports import Damage, LogEnd, LogReports
 from millstream_server.broker.log_settings import log_config
 from millstream_server.broker.partition import Partition, Role
 from millstream_server.broker.refusal import Refusal
@@ -152,7 +152,8 @@ class ImageFollower:
         key = (own.topic_id, own.number)
         places = (*state.isr, *state.elr, *state.last_known_elr)
         if self._node_id in places or self._node_id == state.leader_id:
-            self._reports.damaged(key, str(replica.log.failure))
+            damage = Damage(state.partition_epoch, str(replica.log.failure))
+            self._reports.damaged(key, damage)
             return replica
         if state.leader_id is None:
             return replica  # it may be all that is left: the operator decides (invariant 5)

@@ -1,7 +1,8 @@
 """What a broker tells the controller about its logs, until the controller knows it."""
 
 import asyncio
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
 
 import structlog
 
@@ -16,6 +17,7 @@ _RETRY_FIRST_S = 0.1
 _RETRY_MAX_S = 2.0
 
 Key = tuple[bytes, int]
+News = TypeVar("News")
 
 
 class LogEnd(NamedTuple):
@@ -25,23 +27,32 @@ class LogEnd(NamedTuple):
     synced_end_offset: int
 
 
+class Damage(NamedTuple):
+    """A log that is damaged: the partition epoch at which its replica has a place still, and what
+    was found."""
+
+    partition_epoch: int
+    reason: str
+
+
 class LogReports:
     """Two kinds of news: logs that are damaged, whose replicas must leave every set (invariants 6
     and 34), and how far logs reach of which one has to be elected (invariant 7).
 
     What the image says decides whether there is anything to tell; whoever sees it calls again, so
-    that nothing is kept here but what is on its way.
+    that nothing is kept here but what is on its way. A report of damage is worth something only at
+    the partition epoch that it names: told late, it would hit a replica that was repaired since.
     """
 
     def __init__(self, hosted: HostedPartitions) -> None:
         self._hosted = hosted
-        self._damaged: dict[Key, str] = {}
+        self._damaged: dict[Key, Damage] = {}
         self._recovered: dict[Key, LogEnd] = {}
         self._wake = asyncio.Event()
 
-    def damaged(self, key: Key, reason: str) -> None:
+    def damaged(self, key: Key, damage: Damage) -> None:
         """A log is damaged where it was synced."""
-        self._damaged[key] = reason
+        self._damaged[key] = damage
         self._wake.set()
 
     def recovered(self, key: Key, end: LogEnd) -> None:
@@ -71,31 +82,51 @@ class LogReports:
                 self._wake.set()
 
     async def _tell_some(self) -> None:
-        # What comes in for a key meanwhile is told next, so it must not be dropped with this.
-        request = pb.ExecuteRequest()
-        cluster = self._hosted.cluster
         if self._damaged:
-            told = dict(list(self._damaged.items())[:_LOGS_PER_REPORT])
-            damaged = request.report_damaged_logs
-            damaged.node_id, damaged.node_epoch = self._hosted.node_id, cluster.node_epoch
-            for (topic_id, partition), reason in told.items():
-                damaged.logs.add(topic_id=topic_id, partition=partition, reason=reason)
-            await cluster.execute(request)
-            for key, reason in told.items():
-                if self._damaged.get(key) == reason:
-                    del self._damaged[key]
-            return
-        ends = dict(list(self._recovered.items())[:_LOGS_PER_REPORT])
-        recovered = request.report_recovered_logs
-        recovered.node_id, recovered.node_epoch = self._hosted.node_id, cluster.node_epoch
-        for (topic_id, partition), end in ends.items():
-            recovered.logs.add(
+            await self._tell_damage()
+        else:
+            await self._tell_ends()
+
+    async def _tell_damage(self) -> None:
+        # What comes in for a key meanwhile is told next, so it must not be dropped with this.
+        told = dict(list(self._damaged.items())[:_LOGS_PER_REPORT])
+        request = pb.ExecuteRequest()
+        report = request.report_damaged_logs
+        report.node_id, report.node_epoch = self._hosted.node_id, self._hosted.cluster.node_epoch
+        for (topic_id, partition), damage in told.items():
+            report.logs.add(
+                topic_id=topic_id,
+                partition=partition,
+                reason=damage.reason,
+                partition_epoch=damage.partition_epoch,
+            )
+        response = await self._hosted.cluster.execute(request)
+        unknown = {
+            (answer.topic_id, answer.partition)
+            for answer in response.altered_partitions.partitions
+            if answer.reason == "NOT_CONTROLLER"
+        }
+        _forget(self._damaged, {key: told[key] for key in told if key not in unknown})
+        if unknown:
+            raise ServiceError("NOT_CONTROLLER", "the controller knows less than the image here")
+
+    async def _tell_ends(self) -> None:
+        told = dict(list(self._recovered.items())[:_LOGS_PER_REPORT])
+        request = pb.ExecuteRequest()
+        report = request.report_recovered_logs
+        report.node_id, report.node_epoch = self._hosted.node_id, self._hosted.cluster.node_epoch
+        for (topic_id, partition), end in told.items():
+            report.logs.add(
                 topic_id=topic_id,
                 partition=partition,
                 last_epoch=end.last_epoch,
                 synced_end_offset=end.synced_end_offset,
             )
-        await cluster.execute(request)
-        for key, end in ends.items():
-            if self._recovered.get(key) == end:
-                del self._recovered[key]
+        await self._hosted.cluster.execute(request)
+        _forget(self._recovered, told)
+
+
+def _forget(waiting: dict[Key, News], told: Mapping[Key, News]) -> None:
+    for key, news in told.items():
+        if waiting.get(key) == news:
+            del waiting[key]

@@ -237,20 +237,39 @@ def test_reports_of_all_who_lost_their_place_elect_the_longest_log() -> None:
     assert (partition.leader_id, partition.isr, partition.recovering) == (3, (3,), True)
 
 
-def test_a_report_of_damage_costs_every_place_once() -> None:
-    image = cluster()
-    request = pb.ExecuteRequest(
+def damage(image: Image, node_id: int, *, partition_epoch: int | None = None) -> pb.ExecuteRequest:
+    """A report by a node whose image is this one."""
+    if partition_epoch is None:
+        partition_epoch = image.topics[TOPIC].partitions[0].partition_epoch
+    log = pb.DamagedLog(topic_id=TOPIC, reason="rot at 17", partition_epoch=partition_epoch)
+    return pb.ExecuteRequest(
         report_damaged_logs=pb.ReportDamagedLogs(
-            node_id=1,
-            node_epoch=image.nodes[1].epoch,
-            logs=[pb.DamagedLog(topic_id=TOPIC, reason="rot at 17")],
+            node_id=node_id, node_epoch=image.nodes[node_id].epoch, logs=[log]
         )
     )
-    image, reasons = execute(image, request)
+
+
+def test_a_report_of_damage_costs_every_place_once() -> None:
+    image, reasons = execute(cluster(), damage(cluster(), 1))
     assert reasons == [""]
     partition = image.topics[TOPIC].partitions[0]
     assert (partition.leader_id, partition.isr, partition.damaged) == (2, (2, 3), (1,))
-    assert execute(image, request) == (image, ["UP_TO_DATE"])
-    request.report_damaged_logs.node_id = 4
-    request.report_damaged_logs.node_epoch = image.nodes[4].epoch
-    assert execute(image, request) == (image, ["UP_TO_DATE"]), "it holds no replica"
+    assert execute(image, damage(image, 1)) == (image, ["UP_TO_DATE"])
+    assert execute(image, damage(image, 4)) == (image, ["UP_TO_DATE"]), "it holds no replica"
+
+
+def test_a_report_of_damage_that_comes_again_does_not_hit_the_repaired_replica() -> None:
+    image = cluster()
+    report = damage(image, 3)
+    image, _ = execute(image, report)
+    image, reasons = execute(image, alter(image, 1, proposal(image, 1, 2, 3)))
+    assert reasons == [""], "its log was copied anew"
+    assert image.topics[TOPIC].partitions[0].damaged == ()
+    assert execute(image, report) == (image, ["INVALID_UPDATE_VERSION"])
+
+
+def test_a_report_of_damage_that_is_ahead_of_the_controller_is_to_be_told_again() -> None:
+    image = cluster()
+    ahead = image.topics[TOPIC].partitions[0].partition_epoch + 1
+    report = damage(image, 1, partition_epoch=ahead)
+    assert execute(image, report) == (image, ["NOT_CONTROLLER"])
