@@ -80,8 +80,7 @@ def health_row(board: dashboard.Dashboard) -> dashboard.Dashboard:
 
     brokers = f"count(millstream_broker_info{{{CLUSTER}}})"
     controllers = f"sum(millstream_active_controller{{{CLUSTER}}})"
-    elections = f'millstream_leader_elections_total{{{CLUSTER},kind="unclean"}}'
-    unclean = f"sum(increase({elections}[$__range]))"
+    losses = f"sum(increase(millstream_possible_losses_total{{{CLUSTER}}}[$__range]))"
     return (
         board.with_row(dashboard.Row("Health"))
         .with_panel(number("Brokers online", brokers, "All of them"))
@@ -90,7 +89,7 @@ def health_row(board: dashboard.Dashboard) -> dashboard.Dashboard:
         .with_panel(number("Under-replicated", count("under_replicated"), "0"))
         .with_panel(number("Under min ISR", count("under_min_isr"), "0"))
         .with_panel(number("At min ISR", count("at_min_isr"), "0 with replication factor 3"))
-        .with_panel(number("Unclean elections", unclean, "0: each one may have lost records"))
+        .with_panel(number("Possible losses", losses, "0: elections that may have lost records"))
     )
 
 

@@ -13,13 +13,16 @@ ELECTION_KINDS = (CLEAN, PREFERRED, UNCLEAN, RECOVERED)
 
 @dataclass(frozen=True, slots=True)
 class LossyElection:
-    """An election after which acknowledged records may be missing."""
+    """An election of a replica that had no place."""
 
     topic_id: bytes
     partition: int
     leader_id: int
     # UNCLEAN or RECOVERED.
     kind: str
+    # False where all logs that may hold what was acknowledged were compared, and a disk remembers
+    # what was acknowledged (invariant 7).
+    possible_loss: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,8 +36,10 @@ def without_damaged_replica(
     """
     sole = directory_kept and partition.replicas == (node_id,) and not partition.damaged
     changed = _left_everything(partition, node_id)
-    if sole:
-        changed = replace(changed, last_known_elr=(node_id,))
+    if sole:  # there is no other log that it could have been compared with
+        synced = _was_synced(partition, nodes[node_id])
+        lost = partition.possible_loss or not synced
+        changed = replace(changed, last_known_elr=(node_id,), possible_loss=lost)
     elif not directory_kept and node_id in partition.damaged:
         changed = replace(changed, damaged=_without(partition.damaged, node_id))
     return stepped(partition, elected(changed, nodes))
@@ -96,7 +98,11 @@ def after_lost_place(partition: PartitionState, node_id: int, nodes: Nodes) -> P
     changed = _with_log_forgotten(_with_sets(partition, isr, elr), node_id)
     held_a_place = node_id in partition.isr or node_id in partition.elr
     if held_a_place and not isr and node_id not in partition.last_known_elr:
-        changed = replace(changed, last_known_elr=(*partition.last_known_elr, node_id))
+        changed = replace(
+            changed,
+            last_known_elr=(*partition.last_known_elr, node_id),
+            possible_loss=partition.possible_loss or not _was_synced(partition, nodes[node_id]),
+        )
     return stepped(partition, elected(changed, nodes))
 
 
@@ -117,6 +123,7 @@ def with_in_sync_replicas(
     changed = replace(
         elected(_with_sets(partition, isr, elr), nodes),
         recovering=False,
+        possible_loss=False,
         damaged=tuple(one for one in partition.damaged if one not in isr),
     )
     return replace(stepped(partition, changed), partition_epoch=partition.partition_epoch + 1)
@@ -138,6 +145,7 @@ def with_leader(partition: PartitionState, leader_id: int, *, unclean: bool) -> 
         last_known_elr=(),
         recovered_logs=(),
         recovering=True,
+        possible_loss=True,
         damaged=_without(partition.damaged, leader_id),
     )
     return stepped(partition, led)
@@ -174,9 +182,13 @@ def _keeps_its_place(
         return False
     if after.clean_shutdown:
         return True
+    return _was_synced(partition, before)
+
+
+def _was_synced(partition: PartitionState, node: NodeState) -> bool:
+    """True if what the replica acknowledged while it served last was on its disk (invariant 32)."""
     return (
-        partition.flush_mode == FLUSH_FSYNC
-        and before.served_epoch > partition.fsync_after_node_epoch
+        partition.flush_mode == FLUSH_FSYNC and node.served_epoch > partition.fsync_after_node_epoch
     )
 
 
@@ -195,11 +207,17 @@ def elected(partition: PartitionState, nodes: Nodes) -> PartitionState:
         isr = partition.isr if partition.isr else (node_id,)
         elr = _without(partition.elr, node_id)
         led = _copy(partition, node_id, isr, () if len(isr) >= partition.min_isr else elr)
-        if clean and not partition.last_known_elr:
+        if clean and not partition.last_known_elr and not partition.possible_loss:
             return led
         # A replica that led and returned before its first change is recovering still.
         recovering = partition.recovering or not clean
-        return replace(led, last_known_elr=(), recovered_logs=(), recovering=recovering)
+        return replace(
+            led,
+            last_known_elr=(),
+            recovered_logs=(),
+            recovering=recovering,
+            possible_loss=partition.possible_loss and recovering,
+        )
     if partition.leader_id is None:
         return partition
     return _copy(partition, None, partition.isr, partition.elr)
@@ -235,7 +253,9 @@ def _left_everything(partition: PartitionState, node_id: int) -> PartitionState:
         return replace(changed, last_known_elr=(), recovered_logs=())
     if node_id not in partition.last_known_elr:
         return changed
-    return replace(changed, last_known_elr=_without(partition.last_known_elr, node_id))
+    # Its log may have been the longest: those that are left are not compared with it any more.
+    left = _without(partition.last_known_elr, node_id)
+    return replace(changed, last_known_elr=left, possible_loss=True)
 
 
 def _with_log_forgotten(partition: PartitionState, node_id: int) -> PartitionState:
@@ -283,6 +303,7 @@ def _copy(
         partition.recovered_logs,
         partition.damaged,
         partition.reassignment,
+        partition.possible_loss,
     )
 
 
@@ -307,6 +328,7 @@ def stepped(before: PartitionState, after: PartitionState) -> PartitionState:
         after.recovered_logs,
         after.damaged,
         after.reassignment,
+        after.possible_loss,
     )
 
 

@@ -134,6 +134,9 @@ class PartitionState:
     damaged: tuple[int, ...] = ()
     # None: the replicas are where they belong.
     reassignment: Reassignment | None = None
+    # What was acknowledged may be missing from the log of the leader, while ``recovering``, or of
+    # whoever is elected from ``last_known_elr`` (invariants 5 and 7).
+    possible_loss: bool = False
     # Serialised field of a TopicRecord, kept by the codec so that a snapshot is a join.
     encoded: bytes = field(default=b"", compare=False, repr=False)
 

@@ -247,7 +247,13 @@ class ImageBuilder:
         self._elections[kind] += 1
         if kind in (RECOVERED, UNCLEAN) and partition.leader_id is not None:
             self._lossy_elections.append(
-                LossyElection(topic_id, partition.number, partition.leader_id, kind)
+                LossyElection(
+                    topic_id,
+                    partition.number,
+                    partition.leader_id,
+                    kind,
+                    partition.possible_loss,
+                )
             )
 
     def _own_topics(self) -> dict[bytes, TopicState]:

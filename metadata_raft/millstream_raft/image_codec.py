@@ -153,6 +153,7 @@ def _encode_shape(partition: PartitionState) -> bytes:
         adding_replica_ids=partition.adding,
         target_replica_ids=reassignment.target if reassignment is not None else (),
         target_min_isr=reassignment.min_isr if reassignment is not None else 0,
+        possible_loss=partition.possible_loss,
     ).SerializeToString()
 
 
@@ -232,6 +233,7 @@ def _read_partition(record: pb.PartitionRecord) -> PartitionState:
         ),
         damaged=tuple(record.damaged_replica_ids),
         reassignment=_read_reassignment(record),
+        possible_loss=record.possible_loss,
     )
 
 

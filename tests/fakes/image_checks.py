@@ -42,6 +42,7 @@ def check_partition(image: Image, partition: PartitionState) -> None:
     assert set(partition.damaged) <= replicas
     assert {log.node_id for log in partition.recovered_logs} <= set(partition.last_known_elr)
     assert not partition.recovering or len(isr) <= 1
+    assert not partition.possible_loss or partition.recovering or partition.leader_id is None
     assert len(partition.replicas) == len(replicas) > 0
     assert partition.min_isr >= 1
     moved = partition.reassignment

@@ -354,6 +354,8 @@ class ReplicaModel:
             kept = common_length(leader.log, self.acknowledged)
             if election.kind == RECOVERED and self._always_fsync:
                 assert kept == len(self.acknowledged), "what is synced everywhere is not lost"
+            if not election.possible_loss:
+                assert kept == len(self.acknowledged), "nobody was told of this loss"
             del self.acknowledged[kept:]
 
     def _acknowledge(self) -> None:

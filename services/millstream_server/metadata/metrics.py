@@ -49,6 +49,11 @@ class MetadataMetrics:
         )
         for kind in ELECTION_KINDS:
             self.leader_elections.labels(kind)
+        self.possible_losses = Counter(
+            "millstream_possible_losses_total",
+            "Leaders elected under this controller whose logs may lack acknowledged records.",
+            registry=registry,
+        )
 
     def read_from(
         self,

@@ -106,9 +106,8 @@ class PartitionUpkeep:
             partition = delta.image.partition(election.topic_id, election.partition)
             if topic is None or partition is None:
                 continue
-            # In fsync mode what was acknowledged is on the disk of the longest log; an order may
-            # have chosen another one.
-            may_lose = election.kind == UNCLEAN or partition.flush_mode != "fsync"
+            if election.possible_loss:
+                self._metrics.possible_losses.inc()
             _log.warning(
                 "unclean leader election"
                 if election.kind == UNCLEAN
@@ -118,5 +117,5 @@ class PartitionUpkeep:
                 leader_id=election.leader_id,
                 leader_epoch=partition.leader_epoch,
                 flush_mode=partition.flush_mode,
-                possible_data_loss=may_lose,
+                possible_data_loss=election.possible_loss,
             )

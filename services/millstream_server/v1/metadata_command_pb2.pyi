@@ -1410,6 +1410,7 @@ class PartitionRecord(_message.Message):
     ADDING_REPLICA_IDS_FIELD_NUMBER: _builtins.int
     TARGET_REPLICA_IDS_FIELD_NUMBER: _builtins.int
     TARGET_MIN_ISR_FIELD_NUMBER: _builtins.int
+    POSSIBLE_LOSS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Number."""
     leader_id: _builtins.int
@@ -1428,6 +1429,10 @@ class PartitionRecord(_message.Message):
     """True while led by a replica that may miss records."""
     target_min_isr: _builtins.int
     """Least in-sync replicas after the reassignment."""
+    possible_loss: _builtins.bool
+    """True if what was acknowledged may be missing from the log of the leader, while that is recovering, or of the next one to be
+    elected among those that lost their place.
+    """
     @_builtins.property
     def replica_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Node ids of the replicas."""
@@ -1480,10 +1485,11 @@ class PartitionRecord(_message.Message):
         adding_replica_ids: _abc.Iterable[_builtins.int] | None = ...,
         target_replica_ids: _abc.Iterable[_builtins.int] | None = ...,
         target_min_isr: _builtins.int = ...,
+        possible_loss: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adding_replica_ids", b"adding_replica_ids", "damaged_replica_ids", b"damaged_replica_ids", "eligible_leader_replica_ids", b"eligible_leader_replica_ids", "fsync_after_node_epoch", b"fsync_after_node_epoch", "in_sync_replica_ids", b"in_sync_replica_ids", "last_known_eligible_leader_ids", b"last_known_eligible_leader_ids", "leader_epoch", b"leader_epoch", "leader_id", b"leader_id", "min_isr", b"min_isr", "number", b"number", "page_cache", b"page_cache", "partition_epoch", b"partition_epoch", "recovered_logs", b"recovered_logs", "recovering", b"recovering", "replica_ids", b"replica_ids", "target_min_isr", b"target_min_isr", "target_replica_ids", b"target_replica_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adding_replica_ids", b"adding_replica_ids", "damaged_replica_ids", b"damaged_replica_ids", "eligible_leader_replica_ids", b"eligible_leader_replica_ids", "fsync_after_node_epoch", b"fsync_after_node_epoch", "in_sync_replica_ids", b"in_sync_replica_ids", "last_known_eligible_leader_ids", b"last_known_eligible_leader_ids", "leader_epoch", b"leader_epoch", "leader_id", b"leader_id", "min_isr", b"min_isr", "number", b"number", "page_cache", b"page_cache", "partition_epoch", b"partition_epoch", "possible_loss", b"possible_loss", "recovered_logs", b"recovered_logs", "recovering", b"recovering", "replica_ids", b"replica_ids", "target_min_isr", b"target_min_isr", "target_replica_ids", b"target_replica_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

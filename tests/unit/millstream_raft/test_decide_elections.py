@@ -240,12 +240,12 @@ def test_elections_are_counted_by_kind_and_lossy_ones_are_named() -> None:
     )
     delta = applied(lost(), images.command(elect_leader=order)).delta
     assert delta.elections == {UNCLEAN: 1}
-    assert delta.lossy_elections == (LossyElection(TOPIC, 0, 2, UNCLEAN),)
+    assert delta.lossy_elections == (LossyElection(TOPIC, 0, 2, UNCLEAN, possible_loss=True),)
     image = fenced(cluster((1,), flush_mode="page_cache"), 1)
     image = images.after(image, images.register(1, incarnation=5, previous_epoch=1))
     delta = applied(image, images.unfence(image, 1)).delta
     assert delta.elections == {RECOVERED: 1}
-    assert delta.lossy_elections == (LossyElection(TOPIC, 0, 1, RECOVERED),)
+    assert delta.lossy_elections == (LossyElection(TOPIC, 0, 1, RECOVERED, possible_loss=True),)
 
 
 def test_each_election_that_may_lose_records_is_counted_also_while_recovering() -> None:

@@ -261,11 +261,11 @@ def test_a_new_minimum_is_a_change_of_the_partition() -> None:
     assert partition(image).leader_epoch == 0
 
 
-def power_cut(*replicas: int, min_isr: int = 2) -> Image:
+def power_cut(*replicas: int, min_isr: int = 2, flush_mode: str = "page_cache") -> Image:
     """All nodes end at once, and come back without their place."""
-    image = fenced(cluster(*replicas, min_isr=min_isr, flush_mode="page_cache"), *replicas)
+    image = fenced(cluster(*replicas, min_isr=min_isr, flush_mode=flush_mode), *replicas)
     for node_id in sorted(replicas, reverse=True):
-        image = restarted(image, node_id)
+        image = restarted(image, node_id, previous_epoch=0)
     return image
 
 
@@ -388,6 +388,43 @@ def test_when_damage_leaves_one_log_to_compare_that_one_leads() -> None:
     image = damaged(power_cut(1, 2, 3), 3)
     led = partition(image)
     assert (led.leader_id, led.recovering, led.damaged) == (2, True, (3,))
+
+
+def test_synced_logs_that_were_all_compared_lost_nothing() -> None:
+    image = power_cut(1, 2, 3, flush_mode="fsync")
+    assert not partition(image).possible_loss
+    led = partition(told(told(image, 2, 4, 90), 3, 4, 80))
+    assert (led.leader_id, led.recovering, led.possible_loss) == (2, True, False)
+
+
+def test_a_log_that_cannot_be_compared_any_more_may_have_been_the_longest() -> None:
+    image = power_cut(1, 2, 3, flush_mode="fsync")
+    for left in (damaged(image, 3), restarted(fenced(image, 3), 3, directory=9)):
+        led = partition(left)
+        assert (led.leader_id, led.recovering, led.possible_loss) == (2, True, True)
+        alone = pb.ChangePartition(
+            topic_id=images.topic_id(1),
+            expected_partition_epoch=led.partition_epoch,
+            in_sync_replica_ids=[2],
+        )
+        after = images.after(left, images.command(change_partition=alone))
+        assert not partition(after).possible_loss, "from now on its log is what counts"
+
+
+def test_a_possible_loss_is_none_where_an_eligible_replica_leads() -> None:
+    image = restarted(fenced(cluster(1, 2, min_isr=2), 1, 2), 1, previous_epoch=0)
+    image = damaged(image, 1)
+    assert partition(image).possible_loss, "should 2 lose its place as well"
+    led = partition(restarted(image, 2))
+    assert (led.leader_id, led.recovering, led.possible_loss) == (2, False, False)
+
+
+def test_what_was_acknowledged_in_page_cache_mode_may_be_lost_in_fsync_mode() -> None:
+    image = cluster(1, flush_mode="page_cache")
+    mode = pb.ChangeTopicConfigs(topic_id=images.topic_id(1), min_isr=1, flush_mode="fsync")
+    image = images.after(image, images.command(change_topic_configs=mode))
+    led = partition(restarted(fenced(image, 1), 1))
+    assert (led.leader_id, led.recovering, led.possible_loss) == (1, True, True)
 
 
 def test_a_log_that_lost_its_place_does_not_lead_in_the_stead_of_an_eligible_one() -> None:

@@ -158,6 +158,7 @@ async def test_possible_loss_is_told_in_page_cache_mode(
     (line,) = [one for one in lines if one["log_level"] == "warning"]
     assert line["possible_data_loss"] is flagged
     assert metadata.elections("recovered") == 1
+    assert metadata.sample("possible_losses_total") == flagged
 
 
 async def test_a_deposed_controller_changes_and_counts_nothing(metadata: Metadata) -> None:
