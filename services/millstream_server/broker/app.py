@@ -35,16 +35,20 @@ from millstream_server.broker.upkeep import Upkeep
 from millstream_server.cluster.metadata_plane import NodePlane, NodeRegistration, Unsubscribe
 from millstream_server.runtime.callers import Callers, UnknownCallers
 from millstream_server.runtime.channels import Dial, NodeChannels, dial_plaintext
+from millstream_server.runtime.errors import ServiceError
 from millstream_server.runtime.identity import NodeIdentity
 from millstream_server.runtime.ports import Clock, Executor, Files
 from millstream_server.runtime.system import ThreadExecutor
 from millstream_server.storage.config import DirectoryConfig
 from millstream_server.storage.directory import LogDirectory, RecoveryProgress
+from millstream_server.storage.errors import StorageError
 from millstream_server.storage.writer import DirectoryWriter
 from millstream_server.v1 import replication_service_pb2_grpc as replication_pb_grpc
 
 _log = structlog.get_logger()
 ExecutorFactory = Callable[[str], Executor]
+# What helps against a disk that does not take the node epoch, by the reason of the error.
+_ACTIONS = {"DISK_FULL": "make room on the disk: the node goes on by itself"}
 
 
 class BrokerApp:
@@ -91,6 +95,8 @@ class BrokerApp:
         self._executors: list[Executor] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._unsubscribe: list[Unsubscribe] = []
+        # Why the node epoch could not be recorded when that was tried last.
+        self._epoch_trouble = ""
 
     # Life
 
@@ -132,8 +138,20 @@ class BrokerApp:
         return hasattr(self, "hosted") and self.hosted.disk_refuses
 
     async def _record_epoch(self, epoch: int) -> None:
-        """Nothing is served under an epoch that the disk does not remember (invariant 7)."""
-        await run_job(self._upkeep_thread, partial(self.directory.record_node_epoch, epoch))
+        """Nothing is served under an epoch that the disk does not remember (invariant 7). Raises
+        ServiceError: the session is tried again, and this with it."""
+        try:
+            await run_job(self._upkeep_thread, partial(self.directory.record_node_epoch, epoch))
+        except StorageError as error:
+            if str(error) != self._epoch_trouble:
+                self._epoch_trouble = str(error)
+                _log.error(
+                    "the broker serves nothing until its disk takes the node epoch",
+                    error=str(error),
+                    action=_ACTIONS.get(error.reason, "look after the disk, then restart the node"),
+                )
+            raise ServiceError(error.reason, str(error)) from None
+        self._epoch_trouble = ""
 
     def attach(self, cluster: NodePlane) -> None:
         """Give the broker its view of the cluster."""

@@ -107,7 +107,6 @@ class NodeSessionClient:
                     else ServiceError("TIMED_OUT", "the controller does not answer")
                 )
             except Exception as failure:  # noqa: BLE001 - without this task the node is a zombie
-                # Such as a full disk, when the node epoch has to be made durable.
                 _log.exception("session failed")
                 error = ServiceError("INTERNAL", repr(failure))
             self._ended(error)

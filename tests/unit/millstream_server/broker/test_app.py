@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from structlog.testing import capture_logs
 
 from millstream.v1 import broker_service_pb2 as pb
 from millstream_server.broker.config import BrokerConfig
@@ -223,6 +224,30 @@ async def test_a_full_disk_refuses_appends_and_recovers_with_space(
         assert (await append(node, topic_id, b"again")).base_offset == 1
         assert await values(node, mode) == [b"good", b"again"]
     assert not node.view.offline_reported
+
+
+async def test_a_full_disk_that_does_not_take_the_node_epoch_is_told_once_in_a_sentence(
+    start_broker: StartBroker,
+) -> None:
+    files = FailingFiles()
+    node = await start_broker(files=files)
+    register = node.app.registration.on_registered
+    assert register is not None
+    files.write_error = errno.ENOSPC
+    with capture_logs() as lines:
+        for _ in range(2):
+            with pytest.raises(ServiceError) as caught:
+                await register(9)
+            assert caught.value.reason == "DISK_FULL"
+    (line,) = [one for one in lines if one["log_level"] == "error"]
+    assert "no room in" in line["error"]
+    assert line["action"].startswith("make room")
+    assert "exc_info" not in line
+    files.write_error = 0
+    await register(9)
+    await node.stop()
+    again = await start_broker()
+    assert again.app.registration.previous_epoch == 9
 
 
 async def test_a_failed_sync_takes_the_directory_offline_for_good(
