@@ -154,15 +154,25 @@ class HostedPartitions:
         """True while appends are refused for want of room or rights: others should lead."""
         return self._room.refuses(self.clock.monotonic_ms())
 
+    def note_disk_refusal(self, error: StorageError) -> bool:
+        """Learn that the disk refused something for want of room or rights, if the error says so;
+        true if it does."""
+        now_ms = self.clock.monotonic_ms()
+        if is_disk_full(error):
+            if self._room.note_full(str(error), now_ms):
+                _log.warning("disk is full, appends are refused", error=str(error))
+            return True
+        if isinstance(error, DiskRefusedError):
+            self._room.note_refused(now_ms)
+            return True
+        return False
+
     def note_failure(self, replica: Replica, error: StorageError) -> Refusal:
         """Draw the consequences of an error of the storage; returns what to tell the caller."""
         refusal = replica.refusal_of(error)
-        if is_disk_full(error):
-            if self._room.note_full(str(error), self.clock.monotonic_ms()):
-                _log.warning("disk is full, appends are refused", error=str(error))
-            refusal.retry_after_ms = self.config.disk_retry_ms
-        elif isinstance(error, DiskRefusedError):
-            self._room.note_refused(self.clock.monotonic_ms())
+        if self.note_disk_refusal(error):
+            if is_disk_full(error):
+                refusal.retry_after_ms = self.config.disk_retry_ms
         elif self.directory.offline_reason is not None:
             self.go_offline(self.directory.offline_reason)
         elif replica.log.failure is not None:

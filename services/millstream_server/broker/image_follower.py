@@ -332,7 +332,10 @@ class ImageFollower:
         self._refused[key] = None
         if replica is not None:
             self._hosted.note_failure(replica, error)
-        elif self._hosted.directory.offline_reason is not None:
+            return
+        # Others may lead what cannot be opened here.
+        refused = self._hosted.note_disk_refusal(error)
+        if not refused and self._hosted.directory.offline_reason is not None:
             self._hosted.go_offline(self._hosted.directory.offline_reason)
 
     def _tell_orphans(self) -> None:

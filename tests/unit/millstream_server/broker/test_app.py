@@ -250,6 +250,20 @@ async def test_a_full_disk_that_does_not_take_the_node_epoch_is_told_once_in_a_s
     assert again.app.registration.previous_epoch == 9
 
 
+async def test_others_may_lead_what_a_full_disk_takes_no_log_for(
+    start_broker: StartBroker, metadata: FakeMetadata
+) -> None:
+    files = FailingFiles()
+    node = await start_broker(files=files, config=with_config(upkeep_interval_ms=10))
+    assert not node.app.hosted.disk_refuses
+    files.write_error = errno.ENOSPC  # as without free inodes: there is room for bytes
+    metadata.create_topic("logs", [1], replicas=[(1, 2)])
+    await until(lambda: node.app.hosted.disk_refuses)
+    assert not node.app.hosted.replicas
+    files.write_error = 0
+    await node.until_leading("logs")
+
+
 async def test_a_failed_sync_takes_the_directory_offline_for_good(
     start_broker: StartBroker,
 ) -> None:
