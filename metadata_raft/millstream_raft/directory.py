@@ -48,7 +48,7 @@ class RaftIdentity:
 
 @dataclass(frozen=True, slots=True)
 class PeerLog:
-    """What another voter says of its log; see ``inspect_peers``."""
+    """What another voter says of its log; see ``format_node``."""
 
     node_id: int
     cluster_id: str

@@ -125,12 +125,7 @@ class PySyncObjConsensus:
             f"raft-{node_id}", self._open, self._on_opened, self._post, fail_stop
         )
         self._servicer = RaftServicer(
-            cluster_id,
-            node_id,
-            frozenset(self._peer_ids),
-            self,
-            peer_check,
-            lambda: self.status().last_index,
+            cluster_id, node_id, frozenset(self._peer_ids), self, peer_check
         )
 
     # The interface.

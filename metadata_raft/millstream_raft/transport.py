@@ -8,13 +8,12 @@ and is forgotten when the connection breaks: Raft repairs losses, but not what i
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
 import grpc
 import structlog
 
-from millstream_raft.directory import PeerLog
 from millstream_raft.raft_codec import MalformedMessage, decode, encode
 from millstream_raft.raft_config import RaftConfig
 from millstream_raft.raft_messages import AppendEntries, Envelope, InstallSnapshot
@@ -239,14 +238,12 @@ class RaftServicer(raft_pb2_grpc.RaftServiceServicer):
         peer_ids: frozenset[int],
         events: Events,
         peer_check: PeerCheck,
-        last_index: Callable[[], int],
     ) -> None:
         self._cluster_id = cluster_id
         self._node_id = node_id
         self._peer_ids = peer_ids
         self._events = events
         self._peer_check = peer_check
-        self._last_index = last_index
         self._stopped = False
         self._streams: set[asyncio.Task[Any]] = set()
         #: Which stream of a voter counts: its newest.
@@ -305,16 +302,6 @@ class RaftServicer(raft_pb2_grpc.RaftServiceServicer):
         )
         return wire.SendMessagesResponse()
 
-    async def InspectLog(
-        self,
-        request: wire.InspectLogRequest,
-        context: grpc.aio.ServicerContext[Any, Any],
-    ) -> wire.InspectLogResponse:
-        """See the proto."""
-        return wire.InspectLogResponse(
-            cluster_id=self._cluster_id, node_id=self._node_id, last_index=self._last_index()
-        )
-
     async def _accept_hello(
         self, request: wire.SendMessagesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> int:
@@ -351,31 +338,6 @@ class RaftServicer(raft_pb2_grpc.RaftServiceServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"malformed message: {error}")
         for envelope in envelopes:
             self._events.message_arrived(sender, envelope)
-
-
-async def inspect_peers(
-    voters: Mapping[int, str],
-    node_id: int,
-    *,
-    timeout_ms: int = 1_000,
-    channel_factory: ChannelFactory = open_plaintext_channel,
-) -> list[PeerLog]:
-    """What the other voters that answer in time say of their logs; for ``format_node``."""
-
-    async def inspect(peer_id: int, address: str) -> PeerLog | None:
-        channel = channel_factory(peer_id, address)
-        try:
-            stub = raft_pb2_grpc.RaftServiceStub(channel)
-            answer = await stub.InspectLog(wire.InspectLogRequest(), timeout=timeout_ms / 1000)
-            return PeerLog(answer.node_id, answer.cluster_id, answer.last_index)
-        except grpc.RpcError:
-            return None  # not reachable, so nothing is known of it
-        finally:
-            await channel.close()
-
-    others = [(peer, address) for peer, address in voters.items() if peer != node_id]
-    answers = await asyncio.gather(*(inspect(peer, address) for peer, address in others))
-    return [answer for answer in answers if answer is not None]
 
 
 def _size(envelope: Envelope) -> int:

@@ -13,8 +13,9 @@ from pysyncobj.poller import createPoller
 from pysyncobj.tcp_connection import CONNECTION_STATE, TcpConnection
 
 from millstream_server.local_cluster import NodePlan
+from millstream_server.v1 import controller_service_pb2 as controller
+from millstream_server.v1 import controller_service_pb2_grpc as controller_grpc
 from millstream_server.v1 import raft_pb2 as wire
-from millstream_server.v1 import raft_pb2_grpc
 from tests.cluster.quorum_target import CLUSTER_ID, QuorumTarget, refusal
 from tests.fakes.authority import Authority
 
@@ -125,10 +126,10 @@ def test_an_oversized_frame(target: QuorumTarget) -> None:
 
 
 def test_an_oversized_request_without_a_stream(target: QuorumTarget) -> None:
-    stub = raft_pb2_grpc.RaftServiceStub
     with target.as_node(target.leader(), follower_of(target)) as channel:
-        assert stub(channel).InspectLog(wire.InspectLogRequest(), timeout=10).last_index
-        call = channel.unary_unary("/millstream_server.v1.RaftService/InspectLog")
+        stub = controller_grpc.ControllerServiceStub(channel)
+        assert stub.DescribeQuorum(controller.DescribeQuorumRequest(), timeout=10).last_index
+        call = channel.unary_unary("/millstream_server.v1.ControllerService/DescribeQuorum")
         with pytest.raises(grpc.RpcError) as caught:
             call(bytes(17 * MIB), timeout=10)
     assert refusal(caught.value)[0] is grpc.StatusCode.RESOURCE_EXHAUSTED

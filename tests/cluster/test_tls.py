@@ -132,7 +132,7 @@ def test_a_wrong_certificate_gets_no_connection(
         target.told(leader, said, counted=False),
         target.channel(leader, files) as channel,
     ):
-        code, _ = outcome(channel, "/millstream_server.v1.RaftService/InspectLog")
+        code, _ = outcome(channel, "/millstream_server.v1.ControllerService/DescribeQuorum")
         assert code is grpc.StatusCode.UNAVAILABLE
 
 
@@ -143,7 +143,7 @@ def test_a_client_in_plaintext_gets_no_connection(target: QuorumTarget) -> None:
         target.told(leader, "Handshake failed", counted=False),
         grpc.insecure_channel(leader.address) as channel,
     ):
-        code, _ = outcome(channel, "/millstream_server.v1.RaftService/InspectLog")
+        code, _ = outcome(channel, "/millstream_server.v1.ControllerService/DescribeQuorum")
         assert code is grpc.StatusCode.UNAVAILABLE
 
 

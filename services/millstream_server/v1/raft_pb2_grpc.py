@@ -40,11 +40,6 @@ class RaftServiceStub(object):
                 request_serializer=millstream__server_dot_v1_dot_raft__pb2.SendMessagesRequest.SerializeToString,
                 response_deserializer=millstream__server_dot_v1_dot_raft__pb2.SendMessagesResponse.FromString,
                 _registered_method=True)
-        self.InspectLog = channel.unary_unary(
-                '/millstream_server.v1.RaftService/InspectLog',
-                request_serializer=millstream__server_dot_v1_dot_raft__pb2.InspectLogRequest.SerializeToString,
-                response_deserializer=millstream__server_dot_v1_dot_raft__pb2.InspectLogResponse.FromString,
-                _registered_method=True)
 
 
 class RaftServiceServicer(object):
@@ -62,14 +57,6 @@ class RaftServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def InspectLog(self, request, context):
-        """Tells whether this node already has a log. `format` asks it of the other voters, so that the lost disk of one node is
-        not taken for a new cluster.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_RaftServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,11 +64,6 @@ def add_RaftServiceServicer_to_server(servicer, server):
                     servicer.SendMessages,
                     request_deserializer=millstream__server_dot_v1_dot_raft__pb2.SendMessagesRequest.FromString,
                     response_serializer=millstream__server_dot_v1_dot_raft__pb2.SendMessagesResponse.SerializeToString,
-            ),
-            'InspectLog': grpc.unary_unary_rpc_method_handler(
-                    servicer.InspectLog,
-                    request_deserializer=millstream__server_dot_v1_dot_raft__pb2.InspectLogRequest.FromString,
-                    response_serializer=millstream__server_dot_v1_dot_raft__pb2.InspectLogResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -112,33 +94,6 @@ class RaftService(object):
             '/millstream_server.v1.RaftService/SendMessages',
             millstream__server_dot_v1_dot_raft__pb2.SendMessagesRequest.SerializeToString,
             millstream__server_dot_v1_dot_raft__pb2.SendMessagesResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def InspectLog(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/millstream_server.v1.RaftService/InspectLog',
-            millstream__server_dot_v1_dot_raft__pb2.InspectLogRequest.SerializeToString,
-            millstream__server_dot_v1_dot_raft__pb2.InspectLogResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,10 +40,6 @@ class RaftServiceStub:
     when a message is malformed, ABORTED when a newer stream of the same voter replaced this one, UNAVAILABLE when the node
     stops.
     """
-    InspectLog: _grpc.UnaryUnaryMultiCallable[_raft_pb2.InspectLogRequest, _raft_pb2.InspectLogResponse]
-    """Tells whether this node already has a log. `format` asks it of the other voters, so that the lost disk of one node is
-    not taken for a new cluster.
-    """
 
 @_typing.type_check_only
 class RaftServiceAsyncStub(RaftServiceStub):
@@ -56,10 +52,6 @@ class RaftServiceAsyncStub(RaftServiceStub):
     PERMISSION_DENIED when the caller is not a voter of this cluster or is not who its certificate says, INVALID_ARGUMENT
     when a message is malformed, ABORTED when a newer stream of the same voter replaced this one, UNAVAILABLE when the node
     stops.
-    """
-    InspectLog: _aio.UnaryUnaryMultiCallable[_raft_pb2.InspectLogRequest, _raft_pb2.InspectLogResponse]  # type: ignore[assignment]
-    """Tells whether this node already has a log. `format` asks it of the other voters, so that the lost disk of one node is
-    not taken for a new cluster.
     """
 
 class RaftServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -76,16 +68,6 @@ class RaftServiceServicer(metaclass=_abc_1.ABCMeta):
         PERMISSION_DENIED when the caller is not a voter of this cluster or is not who its certificate says, INVALID_ARGUMENT
         when a message is malformed, ABORTED when a newer stream of the same voter replaced this one, UNAVAILABLE when the node
         stops.
-        """
-
-    @_abc_1.abstractmethod
-    def InspectLog(
-        self,
-        request: _raft_pb2.InspectLogRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_raft_pb2.InspectLogResponse, _abc.Awaitable[_raft_pb2.InspectLogResponse]]:
-        """Tells whether this node already has a log. `format` asks it of the other voters, so that the lost disk of one node is
-        not taken for a new cluster.
         """
 
 def add_RaftServiceServicer_to_server(servicer: RaftServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

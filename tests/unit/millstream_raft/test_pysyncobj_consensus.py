@@ -10,12 +10,10 @@ from millstream_raft.directory_errors import (
     DirectoryDamaged,
     ForeignDirectory,
     NotFormatted,
-    PeerHasLog,
 )
 from millstream_raft.raft_config import RaftConfig
-from millstream_raft.transport import inspect_peers
 from millstream_server.runtime.system import SystemFiles
-from tests.fakes.raft_quorum import CLUSTER_ID, Ledger, Quorum
+from tests.fakes.raft_quorum import Ledger, Quorum
 
 
 @pytest.fixture
@@ -223,17 +221,6 @@ async def test_state_machine_that_raises_stops_the_process(single):
         await node.propose(b"entry", 500)
     assert "cannot apply" in await asyncio.wait_for(stopped, 10)
     await node.stop()
-
-
-async def test_format_refuses_while_a_peer_has_a_log(three, tmp_path):
-    leader = await three.leader()
-    await leader.propose(b"entry", 5_000)
-    lost = next(node for node in three.ids if node != leader.node_id)
-    await three.stop_node(lost)
-    logs = await inspect_peers(three.voters, lost)
-    assert {log.node_id for log in logs} == set(three.ids) - {lost}
-    with pytest.raises(PeerHasLog):
-        format_node(str(tmp_path / "fresh"), CLUSTER_ID, lost, three.voters, SystemFiles(), logs)
 
 
 async def test_a_listener_that_fails_stops_the_voter_instead_of_going_astray(tmp_path):

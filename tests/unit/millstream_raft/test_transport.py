@@ -58,9 +58,7 @@ class Receiver:
     def __init__(self, peer_check=accept_any_peer, port: int = 0) -> None:
         self.heard = Heard()
         self.server = grpc.aio.server()
-        self.servicer = RaftServicer(
-            CLUSTER, 1, frozenset((2, 3)), self.heard, peer_check, lambda: 7
-        )
+        self.servicer = RaftServicer(CLUSTER, 1, frozenset((2, 3)), self.heard, peer_check)
         raft_pb2_grpc.add_RaftServiceServicer_to_server(self.servicer, self.server)
         self.port = self.server.add_insecure_port(f"127.0.0.1:{port}")
         self.address = f"127.0.0.1:{self.port}"
@@ -134,13 +132,6 @@ async def test_peer_that_is_not_who_it_says_is_refused():
 async def test_stopped_node_takes_no_messages(receiver):
     receiver.servicer.stop()
     assert await status_of(receiver.address, hello()) == grpc.StatusCode.UNAVAILABLE
-
-
-async def test_log_can_be_inspected(receiver):
-    async with open_plaintext_channel(1, receiver.address) as channel:
-        stub = raft_pb2_grpc.RaftServiceStub(channel)
-        answer = await stub.InspectLog(wire.InspectLogRequest())
-    assert (answer.cluster_id, answer.node_id, answer.last_index) == (CLUSTER, 1, 7)
 
 
 def make_link(address: str, heard: Heard, **changes) -> Link:

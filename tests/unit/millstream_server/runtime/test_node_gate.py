@@ -187,9 +187,9 @@ async def test_who_dials_a_node_reaches_that_node_or_nobody(
     files = TlsFiles(str(certificate), str(key), str(port.authority.ca))
     address = f"127.0.0.1:{port.server.port}"
     async with NodeTls.load(files, CLUSTER, 3).dial(meant, address, OPTIONS) as channel:
-        code = await port.call(channel, "/millstream_server.v1.RaftService/InspectLog")
+        code = await port.call(channel, "/millstream_server.v1.ControllerService/DescribeQuorum")
     assert code is (grpc.StatusCode.OK if reached else grpc.StatusCode.UNAVAILABLE)
-    assert port.called == ["InspectLog"] * reached
+    assert port.called == ["DescribeQuorum"] * reached
 
 
 async def test_a_method_of_a_service_to_come_is_closed_from_the_start(port: Port) -> None:
