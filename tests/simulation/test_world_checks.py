@@ -1,15 +1,25 @@
 """What the simulator looks for is found where it is, and only there."""
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from millstream.record.batch import frame
 from millstream_raft.image import Image, NodeState, PartitionState, TopicState
+from millstream_server.broker.partition import Role
 from millstream_server.v1 import metadata_command_pb2 as pb
+from tests.checker.history import History
+from tests.fakes.fetch_broker import stored_batch
+from tests.fakes.memory_files import MemoryFiles
 from tests.simulation.world.administration import Operator
+from tests.simulation.world.checks import Invariants, Violation
+from tests.simulation.world.clients import Reader
 from tests.simulation.world.decisions import Decisions
 from tests.simulation.world.plan import Fault, draw_plan
 from tests.simulation.world.schedule import play
+from tests.simulation.world.world import World, simulation
 
 TOPIC_ID = bytes(16)
 PARTITION = PartitionState(0, 1, 5, 9, (1, 2, 3), (1, 2, 3), min_isr=2)
@@ -122,3 +132,61 @@ def test_a_task_that_dies_unheard_is_found(monkeypatch: pytest.MonkeyPatch) -> N
     plan = replace(draw_plan(1, faults=False), lasts_s=4.0)
     report = play(plan.with_faults((Fault(2.5, "topic_churn", 0, 0, 0.5, 0.1),)))
     assert report.names == {"task-died"}
+
+
+class OneLog:
+    """A world with one broker that leads one partition, as far as logs are looked at."""
+
+    def __init__(self) -> None:
+        self.disk = MemoryFiles()
+        self.disk.make_directory("/log")
+        self._file = self.disk.open("/log/0.log", create=True)
+        self._log = SimpleNamespace(path="/log", failure=None, generation=0, written_end_offset=0)
+        state = SimpleNamespace(role=Role.LEADING, topic="t", high_watermark=0)
+        replicas = {(TOPIC_ID, 0): SimpleNamespace(log=self._log, state=state)}
+        app = SimpleNamespace(hosted=SimpleNamespace(replicas=replicas))
+        process = SimpleNamespace(name="b1#1")
+        broker = SimpleNamespace(serves=True, host="b1", process=process, disk=self.disk, app=app)
+        world: Any = SimpleNamespace(brokers=[broker])
+        self.invariants = Invariants(world, History(), 1)
+
+    def write(self, base_offset: int) -> None:
+        """Append a batch of one record."""
+        data = frame(stored_batch([b"value"], base_offset=base_offset))
+        self._file.write(self._file.size(), [data])
+        self._log.written_end_offset = base_offset + 1
+
+
+@pytest.mark.parametrize("looks_between", [False, True])
+def test_a_gap_between_offsets_is_found_wherever_the_last_look_ended(
+    *, looks_between: bool
+) -> None:
+    one = OneLog()
+    one.write(0)
+    one.write(1)
+    if looks_between:
+        one.invariants.look_at_logs()
+    one.write(3)
+    with pytest.raises(Violation, match="offsets-not-dense"):
+        one.invariants.look_at_logs()
+
+
+@pytest.mark.parametrize(("mark", "noted"), [(2, []), (1, ["read-above-mark"])])
+def test_what_is_read_above_the_mark_is_noted(mark: int, noted: list[str]) -> None:
+    entry = SimpleNamespace(
+        error=0,
+        batches=[stored_batch([b"1.1", b"1.2"], base_offset=0)],
+        high_watermark=mark,
+    )
+    history = History()
+    with simulation(lambda: World(1)) as world:
+        reader = Reader(world, history, 1, "t", 0)
+        reader.take(SimpleNamespace(partitions=[entry]))
+    assert [name for name, _ in history.noted] == noted
+
+
+def test_rot_is_read_again_and_found() -> None:
+    plan = replace(draw_plan(1, faults=False, replication_factor=3), lasts_s=6.0)
+    report = play(plan.with_faults((Fault(4.0, "rot", 1, 0, 0.1, 0.3),)))
+    assert report.violations == []
+    assert report.branches["34: recovery found rot"]

@@ -238,7 +238,8 @@ class Invariants:
             if twin != batch and key not in self.excused:
                 raise Violation("log-matching", f"{where}: {twin} and {batch}")
         before = None
-        for batch in new if len(new) < len(scan.batches) else scan.batches:
+        # From the last one known before.
+        for batch in scan.batches[max(0, len(scan.batches) - len(new) - 1) :]:
             if before is not None and batch.base_offset != before.next_offset:
                 raise Violation("offsets-not-dense", f"{where}: {before} then {batch}")
             before = batch

@@ -275,7 +275,7 @@ class Reader:
                     response = await stream.read()
                 if response is grpc.aio.EOF:
                     return
-                size = self._take(response)
+                size = self.take(response)
                 if size is None:
                     return
                 if size:
@@ -285,8 +285,8 @@ class Reader:
         finally:
             stream.cancel()
 
-    def _take(self, response: Any) -> int | None:
-        """Bytes read; None if the partition cannot be read there any more."""
+    def take(self, response: Any) -> int | None:
+        """Note what was read. Bytes of it; None if the partition cannot be read there any more."""
         size = 0
         for entry in response.partitions:
             if entry.error != NO_ERROR:
@@ -298,6 +298,9 @@ class Reader:
             for data in entry.batches:
                 size += len(data)
                 self._take_batch(bytes(data))
+            if entry.batches and self.next_offset > entry.high_watermark:
+                text = f"{self._key}: {self.next_offset} while the mark is {entry.high_watermark}"
+                self.history.note_anomaly("read-above-mark", text)
         return size
 
     def _truncated(self, offset: int) -> None:

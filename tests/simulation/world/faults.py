@@ -309,7 +309,13 @@ class FaultInjector:
             return None
         self.rotten_hosts.add(machine.host)
         self.lossy_hosts.add(machine.host)
-        return f"a byte of {path} flips on the disk of {machine.host}"
+        flips = f"a byte of {path} flips on the disk of {machine.host}"
+        if fault.first % 3 == 0:
+            return flips
+        # Else it would hardly ever be read again.
+        machine.kill()
+        self._later(fault, lambda: self.boot(machine))
+        return f"{flips}, which is killed"
 
     # Clocks and metadata
 

@@ -32,7 +32,7 @@ CLASSES: dict[str, tuple[float, float]] = {
     "elect_preferred": (0.3, 0.0),
     "reassign": (0.4, 0.0),
     "wipe": (0.3, 2.0),
-    "rot": (0.4, 0.0),
+    "rot": (0.4, 1.0),
 }
 
 
