@@ -198,7 +198,7 @@ class RaftDriver:
             node_id=self._core.node_id,
             leader_id=self._seen.leader_id,
             is_leader=self._seen.is_leader,
-            term=self._seen.term,
+            term=self._core.term,
             commit_index=self._core.commit_index,
             applied_index=self._core.applied_index,
             last_index=self._journal.last_index,
