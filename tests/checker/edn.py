@@ -1,24 +1,29 @@
 """Writes a history in the form that ``jepsen.tests.kafka`` reads, so that others can judge it.
 
 One EDN map a line, in real-time order; keys and values are numbered, the values of each key on
-their own; every send is completed; a process has a new number after it ended in doubt or read from
-another place.
+their own; every send is completed, with ``nil`` for an offset that was not told; a process does
+one thing at a time, and has a new number after it ended in doubt or read from another place. That
+the last process reads everything is up to the history.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.checker.history import History, Outcome, Poll, Send
+from tests.checker.history import History, Key, Outcome, Poll, Send
+
+_NS_PER_S = 1e9
 
 
-def export(history: History) -> Iterator[str]:
-    """The lines."""
-    return _Export(history).lines()
+def export(history: History, includes: Callable[[Key], bool] = lambda key: True) -> Iterator[str]:
+    """The lines, of the keys that are included: whoever judges them knows no excuses, so only
+    those that promise everything should be."""
+    return _Export(history, includes).lines()
 
 
 class _Export:
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, includes: Callable[[Key], bool]) -> None:
         self._history = history
+        self._includes = includes
         self._keys: dict[Any, int] = {}
         self._values: dict[Any, dict[Any, int]] = {}
         self._processes: dict[Any, int] = {}
@@ -29,16 +34,14 @@ class _Export:
         self._idle: dict[Any, list[int]] = {}
 
     def lines(self) -> Iterator[str]:
-        """In the order of what happened."""
-        events: list[tuple[int, int, Any]] = []
-        for send in self._history.sends:
-            events.append((send.invoked_line, 0, send))
-            # What never ended is completed at the end, as unknown.
-            events.append((send.completed_line or 1 << 62, 1, send))
-        events += [(poll.line, 2, poll) for poll in self._history.polls]
-        events += [(one[0], 3, one) for one in self._history.other]
-        events.sort(key=lambda event: (event[0], event[1]))
-        for time, (_, kind, event) in enumerate(events):
+        """In the order of what happened; with nanoseconds since the first event."""
+        begin_s: float | None = None
+        time = 0
+        for _, kind, at_s, event in sorted(self._events(), key=lambda one: one[:2]):
+            if at_s is not None:
+                begin_s = at_s if begin_s is None else begin_s
+                # What has no time of its own happens with what came before it.
+                time = max(time, round((at_s - begin_s) * _NS_PER_S))
             if kind == 0:
                 yield self._send_begins(event, time)
             elif kind == 1:
@@ -47,6 +50,24 @@ class _Export:
                 yield from self._poll(event, time)
             else:
                 yield from self._other(event, time)
+
+    def _events(self) -> Iterator[tuple[int, int, float | None, Any]]:
+        """(line, kind, seconds if known, event)."""
+        for send in self._history.sends:
+            if not self._includes(send.key):
+                continue
+            yield send.invoked_line, 0, send.invoked_at, send
+            if send.outcome is Outcome.OPEN:
+                # What never ended is completed at the end, as unknown.
+                yield 1 << 62, 1, None, send
+            else:
+                yield send.completed_line, 1, send.completed_at, send
+        for poll in self._history.polls:
+            if any(map(self._includes, poll.reads)):
+                yield poll.line, 2, poll.at, poll
+        for other in self._history.other:
+            if not other[3] or any(map(self._includes, other[3])):
+                yield other[0], 3, None, other
 
     def _key(self, key: Any) -> int:
         return self._keys.setdefault(key, len(self._keys))
@@ -89,6 +110,7 @@ class _Export:
             + " ".join(f"[{offset} {self._value(key, value)}]" for offset, value in reads)
             + "]"
             for key, reads in poll.reads.items()
+            if self._includes(key)
         )
         yield _line(process, time, "ok", "poll", f"[[:poll {{{read}}}]]")
 
@@ -104,7 +126,7 @@ class _Export:
         # It reads from another place: a new process.
         self._processes.pop(reader, None)
         process = self._process(reader)
-        value = "[" + " ".join(str(self._key(key)) for key in keys) + "]"
+        value = "[" + " ".join(str(self._key(key)) for key in keys if self._includes(key)) + "]"
         yield _line(process, time, "invoke", kind, value)
         yield _line(process, time, "ok", kind, value)
 

@@ -43,6 +43,8 @@ class Send:
     error: str = ""
     completed_line: int = 0
     completed_at: float = 0.0
+    # Sends with the same number were handed over by one call of their process, in this order.
+    call: Hashable = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,25 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
+class Assignment:
+    """From here on a consumer reads these keys, from these offsets as far as they are known."""
+
+    process: Hashable
+    positions: Mapping[Key, int]
+    line: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """A consumer ended in order, after it had the time to read everything there was."""
+
+    process: Hashable
+    line: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Ownership:
     """A consumer owned a partition from one line to another; None: to the end."""
 
@@ -90,6 +111,10 @@ class History:
     owned: list[Ownership] = field(default_factory=list)
     # (line, process, "assign", "subscribe" or "crash", keys)
     other: list[tuple[int, Hashable, str, tuple[Key, ...]]] = field(default_factory=list)
+    assignments: list[Assignment] = field(default_factory=list)
+    drained: list[Drained] = field(default_factory=list)
+    # Member → its group; who is in none reads and commits for itself.
+    groups: dict[Hashable, Hashable] = field(default_factory=dict)
     # Anomalies that clients saw themselves: (name, text).
     noted: list[tuple[str, str]] = field(default_factory=list)
     _line: int = 0
@@ -101,10 +126,16 @@ class History:
         return self._line
 
     def invoke_send(
-        self, process: Hashable, key: Key, value: Value, at: float, idempotent: bool = True
+        self,
+        process: Hashable,
+        key: Key,
+        value: Value,
+        at: float,
+        idempotent: bool = True,
+        call: Hashable = None,
     ) -> Send:
-        """A send begins."""
-        send = Send(process, key, value, idempotent, self.next_line(), at)
+        """A send begins; ``call`` names the call that sends several records."""
+        send = Send(process, key, value, idempotent, self.next_line(), at, call=call)
         self.sends.append(send)
         return send
 
@@ -129,11 +160,29 @@ class History:
         send.outcome = outcome
         send.completed_line, send.completed_at = self.next_line(), at
 
-    def assign(self, process: Hashable, keys: Sequence[Key], *, subscribed: bool = False) -> None:
-        """A consumer reads these from now on, from wherever; a new assignment begins."""
-        self._assignments[process] = self._assignments.get(process, 0) + 1
+    def assign(
+        self,
+        process: Hashable,
+        keys: Sequence[Key],
+        *,
+        subscribed: bool = False,
+        positions: Mapping[Key, int] | None = None,
+    ) -> None:
+        """A consumer reads these from now on, from wherever unless ``positions`` tells; a new
+        assignment begins."""
+        number = self._assignments[process] = self._assignments.get(process, 0) + 1
         kind = "subscribe" if subscribed else "assign"
-        self.other.append((self.next_line(), process, kind, tuple(keys)))
+        line = self.next_line()
+        self.other.append((line, process, kind, tuple(keys)))
+        self.assignments.append(Assignment(process, positions or {}, line, number))
+
+    def join(self, process: Hashable, group: Hashable) -> None:
+        """A consumer is a member of a group, and commits for it."""
+        self.groups[process] = group
+
+    def drain(self, process: Hashable, at: float) -> None:
+        """A consumer ends in order, with everything read."""
+        self.drained.append(Drained(process, self.next_line(), at))
 
     def crash(self, process: Hashable) -> None:
         """The client is gone."""

@@ -3,51 +3,18 @@
 The version order of a key is its offsets in order, with the value at each; it is taken from
 acknowledged sends, from sends of unknown outcome that a read proves, and from all polls. Offsets
 may have gaps, so places are counted as indexes in that order. Pure, and linear in the history but
-for sorting.
+for sorting. Transactions do not exist yet: what only they can break (precommitted reads, cycles of
+reads and writes) is judged once they do.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from tests.checker.history import History, Key, Outcome, Poll, Read, Send, Value
-
-
-@dataclass(frozen=True, slots=True)
-class Anomaly:
-    """Something that may not happen."""
-
-    name: str
-    key: Key
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.name} in {self.key}: {self.text}"
-
-
-@dataclass
-class Versions:
-    """The version order of one key."""
-
-    # Offset → the values seen there, in order of first sight.
-    values: dict[int, list[Value]] = field(default_factory=lambda: defaultdict(list))
-    # Value → offsets where it was seen.
-    offsets: dict[Value, list[int]] = field(default_factory=lambda: defaultdict(list))
-    index: dict[int, int] = field(default_factory=dict)
-    # Values given to a consumer, with the lowest offset of each.
-    read: dict[Value, int] = field(default_factory=dict)
-    read_offsets: set[int] = field(default_factory=set)
-
-    def see(self, offset: int, value: Value) -> None:
-        """The value stands at the offset."""
-        if value not in self.values[offset]:
-            self.values[offset].append(value)
-        if offset not in self.offsets[value]:
-            self.offsets[value].append(offset)
-
-    def number(self) -> None:
-        """Number the offsets."""
-        self.index = {offset: number for number, offset in enumerate(sorted(self.values))}
+from tests.checker.commits import judge_commits
+from tests.checker.history import History, Key, Outcome, Poll, Read, Send
+from tests.checker.lag import realtime_lags
+from tests.checker.versions import Anomaly, Versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +46,7 @@ class _Judge:
                 for offset, value in reads:
                     versions.see(offset, value)
                     versions.read[value] = min(offset, versions.read.get(value, offset))
-                    versions.read_offsets.add(offset)
+                    versions.read_at[value].add(offset)
         for send in history.sends:
             if self._stands(send):
                 self._versions[send.key].see(_offset(send), send.value)
@@ -90,7 +57,17 @@ class _Judge:
         """True if the offset of an acknowledgement counts: not if it may have been lost since."""
         if send.outcome is not Outcome.OK or send.offset is None:
             return False
-        return not self._expectations.excused(send) or send.value in self._versions[send.key].read
+        # One that is excused stands only if it was read there: another may have its place by now.
+        read_at = self._versions[send.key].offsets.get(send.value, ())
+        return not self._expectations.excused(send) or send.offset in read_at
+
+    def _place(self, send: Send) -> int | None:
+        """Where it stands: as acknowledged, or, its outcome being unknown, as it was read."""
+        if send.outcome is Outcome.OK:
+            return send.offset if self._stands(send) else None
+        if send.outcome is Outcome.FAIL:
+            return None
+        return self._versions[send.key].read.get(send.value)
 
     def run(self) -> Iterator[Anomaly]:
         """Every rule in turn."""
@@ -104,8 +81,9 @@ class _Judge:
         yield from self._polls()
         yield from self._send_order()
         yield from self._end_offsets()
-        yield from self._commits()
+        yield from judge_commits(self._history, self._versions)
         yield from self._owners()
+        yield from self._lags()
 
     def _inconsistent(self, key: Key, versions: Versions) -> Iterator[Anomaly]:
         for offset, values in versions.values.items():
@@ -116,15 +94,25 @@ class _Judge:
         for value, offsets in versions.offsets.items():
             send = self._sends.get((key, value))
             if len(offsets) > 1 and (send is None or send.idempotent):
-                yield Anomaly("duplicate", key, f"{value!r} stands at {sorted(offsets)}")
+                yield Anomaly("duplicate", key, f"{value!r} stands at {sorted(offsets)}", value)
+            if send is None or send.outcome is not Outcome.OK or value not in versions.read:
+                continue
+            if send.offset is None or self._expectations.excused(send):
+                continue
+            if send.offset not in versions.read_at[value]:
+                text = (
+                    f"{value!r}, acknowledged at {send.offset}, was read at {versions.read[value]}"
+                )
+                yield Anomaly("ack-offset", key, text, value)
 
     def _aborted(self, key: Key, versions: Versions) -> Iterator[Anomaly]:
         for value in versions.read:
             send = self._sends.get((key, value))
             if send is None:
-                yield Anomaly("phantom", key, f"{value!r} was read, and nobody sent it")
+                yield Anomaly("phantom", key, f"{value!r} was read, and nobody sent it", value)
             elif send.outcome is Outcome.FAIL:
-                yield Anomaly("G1a", key, f"{value!r} was read; its send failed: {send.error}")
+                text = f"{value!r} was read; its send failed: {send.error}"
+                yield Anomaly("G1a", key, text, value)
 
     def _lost(self) -> Iterator[Anomaly]:
         highest = {
@@ -138,12 +126,11 @@ class _Judge:
                 continue
             at = f"acknowledged at {send.offset} ({send.durability})"
             if send.offset is not None and send.offset <= highest.get(send.key, -1):
-                bound = highest[send.key]
-                yield Anomaly(
-                    "lost-write", send.key, f"{send.value!r}, {at}; read up to {bound}, not this"
-                )
+                text = f"{send.value!r}, {at}; read up to {highest[send.key]}, not this"
+                yield Anomaly("lost-write", send.key, text, send.value)
             elif self._expectations.read_all:
-                yield Anomaly("unseen", send.key, f"{send.value!r}, {at}, was never read")
+                text = f"{send.value!r}, {at}, was never read"
+                yield Anomaly("unseen", send.key, text, send.value)
 
     def _polls(self) -> Iterator[Anomaly]:
         last: dict[tuple[object, Key], tuple[int, int]] = {}
@@ -181,24 +168,25 @@ class _Judge:
     def _send_order(self) -> Iterator[Anomaly]:
         """Sends of one producer in its order; and whatever was acknowledged before another send
         began stands below it."""
-        by_key: dict[Key, list[Send]] = defaultdict(list)
+        by_key: dict[Key, list[_Placed]] = defaultdict(list)
         for send in self._history.sends:
-            if self._stands(send):
-                by_key[send.key].append(send)
-        for key, sends in by_key.items():
-            last: dict[object, Send] = {}
-            for send in sends:
-                if not send.idempotent:  # a retry may overtake
+            place = self._place(send)
+            if place is not None:
+                by_key[send.key].append(_Placed(send, place))
+        for key, placed in by_key.items():
+            last: dict[object, _Placed] = {}
+            for one in placed:
+                if not one.send.idempotent:  # a retry may overtake
                     continue
-                before = last.get(send.process)
-                if before is not None and _offset(send) <= _offset(before):
-                    text = (
-                        f"{send.process} sent {before.value!r} to {before.offset}, "
-                        f"then {send.value!r} to {send.offset}"
-                    )
-                    yield Anomaly("nonmonotonic-send", key, text)
-                last[send.process] = send
-            yield from _real_time(key, sends)
+                before = last.get(one.send.process)
+                if before is not None and one.offset <= before.offset:
+                    call = one.send.call
+                    within = call is not None and call == before.send.call
+                    name = "int-nonmonotonic-send" if within else "nonmonotonic-send"
+                    text = f"{one.send.process} sent {before}, then {one}"
+                    yield Anomaly(name, key, text)
+                last[one.send.process] = one
+            yield from _real_time(key, placed)
 
     def _end_offsets(self) -> Iterator[Anomaly]:
         acknowledged = sorted(
@@ -226,19 +214,6 @@ class _Judge:
                 text = f"{seen.process} was told {seen.offset}, after {known[seen.key]} was known"
                 yield Anomaly("end-offset-back", seen.key, text)
 
-    def _commits(self) -> Iterator[Anomaly]:
-        known: dict[Key, int] = {}
-        answered = sorted(self._history.commits, key=lambda one: one.line)
-        taken = 0
-        for seen in sorted(self._history.commits, key=lambda one: one.begun_line):
-            while taken < len(answered) and answered[taken].line < seen.begun_line:
-                earlier = answered[taken]
-                known[earlier.key] = max(earlier.offset, known.get(earlier.key, 0))
-                taken += 1
-            if seen.offset < known.get(seen.key, 0):
-                text = f"{seen.process} saw {seen.offset}, after {known[seen.key]}"
-                yield Anomaly("commit-regression", seen.key, text)
-
     def _owners(self) -> Iterator[Anomaly]:
         by_key = defaultdict(list)
         for owned in self._history.owned:
@@ -252,21 +227,42 @@ class _Judge:
                 end = float("inf") if period.end_line is None else period.end_line
                 until = max(until, (end, period.process), key=lambda one: one[0])
 
+    def _lags(self) -> Iterator[Anomaly]:
+        def counts(send: Send) -> bool:
+            return self._expectations.visible(send) and not self._expectations.excused(send)
 
-def _real_time(key: Key, sends: list[Send]) -> Iterator[Anomaly]:
-    ends = sorted(sends, key=lambda send: send.completed_line)
+        for lag in realtime_lags(self._history, counts):
+            if lag.at_end:
+                text = (
+                    f"{lag.process} ended at {lag.position}, {lag.seconds:.1f} s after a record "
+                    f"there was to be read; there were some up to {lag.newest}"
+                )
+                yield Anomaly("realtime-lag", lag.key, text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A send, and the offset at which its record stands."""
+
+    send: Send
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.send.value!r} to {self.offset}"
+
+
+def _real_time(key: Key, placed: list[_Placed]) -> Iterator[Anomaly]:
+    ends = [one for one in placed if one.send.outcome is Outcome.OK]
+    ends.sort(key=lambda one: one.send.completed_line)
     taken = 0
-    highest: Send | None = None
-    for send in sorted(sends, key=lambda send: send.invoked_line):
-        while taken < len(ends) and ends[taken].completed_line < send.invoked_line:
-            if highest is None or _offset(ends[taken]) > _offset(highest):
+    highest: _Placed | None = None
+    for one in sorted(placed, key=lambda one: one.send.invoked_line):
+        while taken < len(ends) and ends[taken].send.completed_line < one.send.invoked_line:
+            if highest is None or ends[taken].offset > highest.offset:
                 highest = ends[taken]
             taken += 1
-        if highest is not None and _offset(send) < _offset(highest):
-            text = (
-                f"{send.value!r} went to {send.offset}, though {highest.value!r} was "
-                f"acknowledged at {highest.offset} before it began"
-            )
+        if highest is not None and one.offset < highest.offset:
+            text = f"{one}, though {highest} was acknowledged before it began"
             yield Anomaly("realtime-order", key, text)
 
 
@@ -276,21 +272,23 @@ def _offset(send: Send) -> int:
 
 
 def lost_places(history: History, anomalies: Iterable[Anomaly]) -> Counter[str]:
-    """Where in the life of its writer a lost value was: prefix, middle or postfix of what the
-    writer had acknowledged and was read. A report, no anomaly."""
-    lost = {(one.key, one.text.split("'")[1]) for one in anomalies if one.name == "lost-write"}
-    places: Counter[str] = Counter()
-    by_writer = defaultdict(list)
+    """Where in the life of its writer a lost value was: before the first of its values that was
+    read, after the last one, or between them. A report, no anomaly."""
+    lost = {(one.key, one.value) for one in anomalies if one.name in ("lost-write", "unseen")}
+    read = {
+        (key, value)
+        for poll in history.polls
+        for key, reads in poll.reads.items()
+        for _, value in reads
+    }
+    by_writer: dict[object, list[Send]] = defaultdict(list)
     for send in history.sends:
-        if send.outcome is Outcome.OK:
-            by_writer[send.process, send.key].append(send)
+        by_writer[send.process, send.key].append(send)
+    places: Counter[str] = Counter()
     for sends in by_writer.values():
-        fates = [(send.key, str(send.value)) in lost for send in sends]
-        if True not in fates:
-            continue
-        kept = [number for number, is_lost in enumerate(fates) if not is_lost]
-        for number, is_lost in enumerate(fates):
-            if is_lost:
+        kept = [number for number, send in enumerate(sends) if (send.key, send.value) in read]
+        for number, send in enumerate(sends):
+            if (send.key, send.value) in lost:
                 early = not kept or number < kept[0]
                 late = bool(kept) and number > kept[-1]
                 places["lost-prefix" if early else "lost-postfix" if late else "lost-middle"] += 1

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.campaigns.figures import ROOT
+from tests.checker.edn_rules import complaints
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -30,8 +31,13 @@ def run(folder: Path, **variables: str) -> tuple[int, dict[str, Any], str]:
 
 
 def test_under_faults_nothing_acknowledged_is_lost_doubled_or_reordered(tmp_path: Path) -> None:
+    history = tmp_path / "history.edn"
     code, result, story = run(
-        tmp_path, MINUTES="0.75", SEED="187", FAULTS="F1,F3,F4,F6,F7,F10,F13,F20"
+        tmp_path,
+        MINUTES="0.75",
+        SEED="187",
+        FAULTS="F1,F3,F4,F6,F7,F10,F13,F20",
+        EDN=str(history),
     )
     assert code == 0, story
     assert (result["lost"], result["duplicated"], result["reordered"]) == (0, 0, 0)
@@ -39,6 +45,9 @@ def test_under_faults_nothing_acknowledged_is_lost_doubled_or_reordered(tmp_path
     assert sum(result["faults"].values()) >= 5
     assert result["acknowledged"] > 1_000
     assert result["replica_bytes_compared"] > 100_000
+    assert result["realtime_lag_ms"]["max"] > 0
+    assert result["realtime_lag_ms"]["at_end"] == 0
+    assert complaints(history.read_text().splitlines()) == []
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,12 @@ from tests.cluster.faults.link_faults import (
     Slowness,
     Stall,
 )
-from tests.cluster.faults.process_faults import FileSize, Kill, KillLeader, Pause, Rolling
+from tests.cluster.faults.process_faults import FileSize, Kill, KillAll, KillLeader, Pause, Rolling
 
 CLASSES: dict[str, tuple[type[Fault], ...]] = {
     "F1": (Kill,),
     "F1-leader": (KillLeader,),
+    "F1-all": (KillAll,),
     "F2": (Rolling,),
     "F3": (Pause,),
     "F4": (Partition,),
@@ -40,7 +41,7 @@ CLASSES: dict[str, tuple[type[Fault], ...]] = {
     "F20": (Clients,),
 }
 #: To be asked for by name: they need everything else to be well.
-CLASSES_ALONE = ("F1-leader", "F4-leader")
+CLASSES_ALONE = ("F1-leader", "F1-all", "F4-leader")
 _NEED_DISKS = ("F8", "F13")
 _NEED_TRACING = ("F10", "F11")
 

@@ -3,8 +3,9 @@
 python -m tests.cluster.faults.client ROLE NOTES_FOLDER NAME SERVERS [KEY=VALUE …]
 
 Roles: ``writer`` (topic, partitions, rate, acks, patience), ``reader`` (all partitions of the
-topics, for ever), ``final`` (the same, to the end offsets of its begin, then it ends) and
-``member`` of a group. SIGTERM ends one in order; SIGUSR1 makes a member leave and join again.
+topics, until it is told to end and has read all there is), ``final`` (the same, to the end offsets
+of its begin, then it ends) and ``member`` of a group. SIGTERM ends one in order; SIGUSR1 makes a
+member leave and join again.
 """
 
 import contextlib
@@ -32,6 +33,9 @@ _ENDS_S = 1.0
 _LOOKUP_MS = 1_000
 _POLL_MS = 100
 _FINAL_S = 300.0
+# How long a reader that is told to end still reads what there is then.
+_DRAIN_S = 30.0
+_DRAIN_LOOKUP_MS = 5_000
 
 
 class Flags:
@@ -153,18 +157,32 @@ class _Life:
 class Reader(Client):
     """Reads all partitions by itself, and asks for end offsets."""
 
+    _caught_up = False
+    _stopping_s: float | None = None
+
     def run(self) -> None:
-        """Until told to end, or to what the end was at the begin."""
+        """Until told to end, and then to what the end is, or for as long as that may take."""
         positions = dict.fromkeys(self.partitions, 0)
-        while not self.flags.stopping:
+        while not self._is_over:
             notes = self.open_notes("r")
-            notes.note("n")
+            _note_positions(notes, positions)
             try:
                 self._read(notes, positions)
             except MillstreamError as error:
                 notes.note("x", error.code)
                 time.sleep(0.5)
+            if self._is_over:
+                notes.note("d")
             notes.flush()
+
+    @property
+    def _is_over(self) -> bool:
+        # All is healed and nobody writes any more: whoever has not read everything then lags.
+        if not self.flags.stopping:
+            return False
+        if self._stopping_s is None:
+            self._stopping_s = time.monotonic()
+        return self._caught_up or time.monotonic() > self._stopping_s + _DRAIN_S
 
     def _read(self, notes: Notes, positions: dict[TopicPartition, int]) -> None:
         consumer = Consumer(bootstrap_servers=self.servers, auto_offset_reset="none")
@@ -174,13 +192,16 @@ class Reader(Client):
                 consumer.seek(place, offset)
             asked_s = 0.0
             while not self.flags.stopping:
-                for place, records in consumer.getmany(timeout_ms=_POLL_MS).items():
-                    _note_records(notes, place, records)
-                    positions[place] = records[-1].offset + 1
+                _take_records(consumer, notes, positions)
                 if time.monotonic() - asked_s > _ENDS_S:
                     asked_s = time.monotonic()
                     self._note_ends(consumer, notes)
                 notes.flush()
+            ends = consumer.end_offsets(self.partitions, timeout_ms=_DRAIN_LOOKUP_MS)
+            while not self._is_over:
+                _take_records(consumer, notes, positions)
+                notes.flush()
+                self._caught_up = all(positions[place] >= end for place, end in ends.items())
 
     def _note_ends(self, consumer: Consumer, notes: Notes) -> None:
         begun_ns = time.monotonic_ns()
@@ -199,7 +220,8 @@ class FinalReader(Client):
     def run(self) -> None:
         """Exit code 1, by an exception, if the end is not reached."""
         notes = self.open_notes("r")
-        notes.note("n")
+        positions = dict.fromkeys(self.partitions, 0)
+        _note_positions(notes, positions)
         deadline_s = time.monotonic() + _FINAL_S
         with Consumer(bootstrap_servers=self.servers, auto_offset_reset="none") as consumer:
             begun_ns = time.monotonic_ns()
@@ -208,14 +230,13 @@ class FinalReader(Client):
                 notes.note("e", begun_ns, place.topic, place.partition, offset)
             consumer.assign(self.partitions)
             consumer.seek_to_beginning()
-            positions = dict.fromkeys(self.partitions, 0)
             while any(positions[place] < ends[place] for place in self.partitions):
                 if time.monotonic() > deadline_s:
                     raise TimeoutError(f"read up to {positions} of {ends}")
-                for place, records in consumer.getmany(timeout_ms=_POLL_MS).items():
-                    _note_records(notes, place, records)
-                    positions[place] = records[-1].offset + 1
+                _take_records(consumer, notes, positions)
                 notes.flush()
+            notes.note("d")
+            notes.flush()
 
 
 class Member(Client):
@@ -226,6 +247,7 @@ class Member(Client):
         while not self.flags.stopping:
             self.flags.rejoining = False
             notes = self.open_notes("r")
+            notes.note("g", self.options["group"])
             try:
                 self._belong(notes)
             except MillstreamError as error:
@@ -281,6 +303,16 @@ class _Listener(RebalanceListener):
         for place in partitions:
             self._given.pop(place, None)
             self._notes.note("l", place.topic, place.partition)
+
+
+def _note_positions(notes: Notes, positions: dict[TopicPartition, int]) -> None:
+    notes.note("n", *(f"{one.topic}/{one.partition}={at}" for one, at in positions.items()))
+
+
+def _take_records(consumer: Consumer, notes: Notes, positions: dict[TopicPartition, int]) -> None:
+    for place, records in consumer.getmany(timeout_ms=_POLL_MS).items():
+        _note_records(notes, place, records)
+        positions[place] = records[-1].offset + 1
 
 
 def _note_records(notes: Notes, place: TopicPartition, records: Any) -> None:

@@ -4,10 +4,18 @@ import signal
 import time
 from random import Random
 
-from millstream import Admin, Consumer, MillstreamError, NewTopic, Producer, TopicPartition
+from millstream import (
+    Admin,
+    Consumer,
+    MillstreamError,
+    NewTopic,
+    OffsetSpec,
+    Producer,
+    TopicPartition,
+)
 from tests.cluster.faults.fault import Fault, NotPossibleNow
 from tests.cluster.faults.notes import PLAIN, Notes
-from tests.cluster.faults.world import REPLICAS, World
+from tests.cluster.faults.world import FSYNC, GROUP, REPLICAS, World
 
 _STORM_S = 1.0
 _RECREATED_RECORDS = 40
@@ -182,3 +190,15 @@ def complete_replicas(world: World) -> None:
         }
         if short:
             admin.alter_partition_reassignments(short)
+
+
+def group_lag(world: World) -> dict[str, int]:
+    """Partition → records between the committed position of the group and the end, where there are
+    any. Raises MillstreamError."""
+    places = [TopicPartition(FSYNC, number) for number in range(world.topics[FSYNC])]
+    with Admin(bootstrap_servers=world.cluster.bootstrap_servers) as admin:
+        ends = admin.list_offsets(dict.fromkeys(places, OffsetSpec.latest()))
+        committed = admin.list_group_offsets(GROUP)
+    done = {place: position.offset for place, position in committed.items()}
+    lag = {place: (end.offset or 0) - done.get(place, 0) for place, end in ends.items()}
+    return {f"{one.topic}/{one.partition}": count for one, count in lag.items() if count > 0}

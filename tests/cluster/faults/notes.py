@@ -13,7 +13,9 @@ written before a send begins and after its answer came, so the order is never be
     p TIME TOPIC PARTITION OFFSET=VALUE… was given records
     o TIME TOPIC PARTITION               owns the partition now
     l TIME TOPIC PARTITION               owns it no more
-    n TIME                               begins to read anew, from elsewhere
+    n TIME TOPIC/PARTITION=OFFSET…       begins to read anew, these from there
+    g TIME GROUP                         is a member of it
+    d TIME                               ends in order, having had the time to read everything
     c TIME BEGUN TOPIC PARTITION OFFSET  committed a position (BEGUN: when it asked)
     e TIME BEGUN TOPIC PARTITION OFFSET  was told an end offset
     x TIME CODE                          was told an error by a call that is no send
@@ -21,13 +23,14 @@ written before a send begins and after its answer came, so the order is never be
 
 import os
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.checker.history import History, Send
+from tests.checker.history import Key as CheckedKey
 
 Key = tuple[str, int]
 
@@ -65,9 +68,6 @@ class Reading:
     history: History = field(default_factory=History)
     # Errors that calls other than sends were told.
     errors: Counter[str] = field(default_factory=Counter)
-    # Per group and partition: the offsets that any member was given.
-    delivered: dict[Key, set[int]] = field(default_factory=lambda: defaultdict(set))
-    committed: dict[Key, int] = field(default_factory=dict)
 
 
 def client_of(path: Path) -> str:
@@ -133,7 +133,11 @@ class _Merging:
         elif letter in ("c", "e"):
             self._position(at_s, letter, client, words)
         elif letter == "n":
-            self._history.assign(client, ())
+            self._assigned(at_s, client, words)
+        elif letter == "g":
+            self._history.join(client, words[0])
+        elif letter == "d":
+            self._history.drain(client, at_s)
         elif letter in ("o", "l"):
             self._owner(letter, client, (words[0], int(words[1])))
         else:
@@ -155,7 +159,7 @@ class _Merging:
         idempotent = client.endswith(IDEMPOTENT)
         for number in range(int(first), int(first) + int(count)):
             self._open[client, str(number)] = self._history.invoke_send(
-                client, (topic, int(partition)), f"{client}:{number}", at_s, idempotent
+                client, (topic, int(partition)), f"{client}:{number}", at_s, idempotent, first
             )
 
     def _settle(self, at_s: float, letter: str, client: str, words: list[str]) -> None:
@@ -177,10 +181,17 @@ class _Merging:
         pairs = [word.split("=", 1) for word in words[2:]]
         reads = [(int(offset), value) for offset, value in pairs]
         self._history.poll(client, {key: reads}, at_s)
-        if client.startswith("member"):
-            self._reading.delivered[key].update(offset for offset, _ in reads)
-            if (client, key) in self._owned:
-                self._owned[client, key][1] = self._history.next_line()
+        if (client, key) in self._owned:
+            self._owned[client, key][1] = self._history.next_line()
+
+    def _assigned(self, at_s: float, client: str, words: list[str]) -> None:
+        positions: dict[CheckedKey, int] = {}
+        for word in words:
+            place, _, offset = word.rpartition("=")
+            topic, _, number = place.rpartition("/")
+            if not self._is_cut(topic, at_s):
+                positions[topic, int(number)] = int(offset)
+        self._history.assign(client, tuple(positions), positions=positions)
 
     def _position(
         self, at_s: float, letter: str, client: str, words: tuple[_Begun, list[str]]
@@ -193,13 +204,12 @@ class _Merging:
             self._history.saw_end(client, key, int(offset), begun.line)
             return
         self._history.saw_commit(client, key, int(offset), begun.line)
-        known = self._reading.committed.get(key, 0)
-        self._reading.committed[key] = max(known, int(offset))
 
     def _owner(self, letter: str, client: str, key: Key) -> None:
         if letter == "o":
             self._owned[client, key] = [self._history.next_line(), 0]
-            self._history.assign(client, (key,), subscribed=True)
+            mine = [other for owner, other in self._owned if owner == client]
+            self._history.assign(client, mine, subscribed=True)
             return
         begin, last = self._owned.pop((client, key), (0, 0))
         if last:

@@ -3,10 +3,11 @@
 import os
 import resource
 import signal
+import time
 from pathlib import Path
 
 from tests.cluster.faults.fault import Fault, NotPossibleNow
-from tests.cluster.faults.world import FSYNC
+from tests.cluster.faults.world import FSYNC, LeaderLoss
 
 _ROLES = ("broker", "metadata", "coordinator")
 _OPEN_FILES = resource.RLIMIT_NOFILE
@@ -22,11 +23,16 @@ class Kill(Fault):
         kind = self.random.choice(kinds)
         self._names = self._chosen(kind)
         self.hold(*self._names)
-        for name in self._names:
-            self.world.kill(name)
         self.world.counts[f"kill-{kind}"] += 1
-        # Everything at once comes back soon: nobody serves meanwhile.
-        longest_s = 4.0 if kind in ("brokers", "all") else 20.0
+        self._loss: LeaderLoss | None = None
+        longest_s = 20.0
+        if kind in ("brokers", "all"):
+            self._loss = self.world.kill_together(f"{kind} killed", self._names)
+            # They come back soon: nobody serves meanwhile.
+            longest_s = 4.0
+        else:
+            for name in self._names:
+                self.world.kill(name)
         return f"kill -9 of {kind}: {', '.join(self._names)}", self.random.uniform(0, longest_s)
 
     def _chosen(self, kind: str) -> list[str]:
@@ -49,8 +55,35 @@ class Kill(Fault):
 
     def heal(self) -> bool:
         """Start them again."""
+        if self._loss is not None:
+            self._loss.restarted_ns = time.monotonic_ns()
         for name in self._names:
             self.world.restart(name)
+            self.world.release(name)
+        return True
+
+
+class KillAll(Fault):
+    """F1, and nothing else meanwhile: how long nobody can write after a cold start of all."""
+
+    def begin(self) -> tuple[str, float]:
+        """Restart at once."""
+        if not self.world.well:
+            raise NotPossibleNow("something else is going on")
+        self._names = self.world.nodes()
+        self.hold(*self._names)
+        self._loss = self.world.kill_together("all killed", self._names)
+        return "kill -9 of all", 0.0
+
+    def heal(self) -> bool:
+        """Start them, and wait until all are ready."""
+        if self._loss.restarted_ns is None:
+            self._loss.restarted_ns = time.monotonic_ns()
+        for name in self._names:
+            self.world.restart(name)
+        if not all(map(self.world.is_ready, self._names)):
+            return False
+        for name in self._names:
             self.world.release(name)
         return True
 

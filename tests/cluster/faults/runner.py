@@ -10,7 +10,7 @@ from random import Random
 
 from millstream import MillstreamError
 from tests.cluster.faults.catalogue import CLASSES
-from tests.cluster.faults.client_faults import complete_replicas
+from tests.cluster.faults.client_faults import complete_replicas, group_lag
 from tests.cluster.faults.fault import Fault, NotPossibleNow
 from tests.cluster.faults.schedule import Planned, draw
 from tests.cluster.faults.verdict import Verdict, reach_verdict
@@ -21,6 +21,7 @@ _ACTIVE_MAX = 3
 # Once all is healed, how long a fault may take to be over.
 _HEAL_S = 120.0
 _FINAL_S = 330.0
+_GROUP_S = 60.0
 _PROGRESS_S = 30.0
 
 
@@ -58,6 +59,8 @@ class Campaign:
     say: Callable[[str], None]
     injected: Counter[str] = field(default_factory=Counter)
     impossible: Counter[str] = field(default_factory=Counter)
+    # When nothing was wrong any more, monotonic seconds.
+    healed_s: float = float("inf")
     _active: list[_Active] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -77,6 +80,7 @@ class Campaign:
             seconds = time.monotonic() - begin_s
             self._heal_all()
             settled_s, problems = self._settle()
+            self.healed_s = time.monotonic()
             problems += self._end_clients()
             world.end(world.nodes("broker"))
             verdict = reach_verdict(self, seconds)
@@ -161,7 +165,9 @@ class Campaign:
         fleet = self.world.fleet
         problems = []
         # A writer waits for all of its answers, as long as it is patient.
-        stuck = fleet.end("writer", 150) + fleet.end("member") + fleet.end("reader")
+        stuck = fleet.end("writer", 150)
+        problems += self._wait_for_group()
+        stuck += fleet.end("member") + fleet.end("reader")
         problems += [f"{name} did not end by itself" for name in stuck]
         fleet.start("final-1", "final", topics=self.world.topic_list)
         deadline_s = time.monotonic() + _FINAL_S
@@ -172,3 +178,17 @@ class Campaign:
         with contextlib.suppress(ProcessLookupError):
             fleet.kill("final-1")
         return problems
+
+    def _wait_for_group(self) -> list[str]:
+        """Nobody writes any more: the group must get to the end, or it lags for good."""
+        deadline_s = time.monotonic() + _GROUP_S
+        while True:
+            try:
+                behind = group_lag(self.world)
+            except MillstreamError as error:
+                behind = {error.code: 0}
+            if not behind:
+                return []
+            if time.monotonic() > deadline_s:
+                return [f"the group did not get to the end in {_GROUP_S:g} s: {behind}"]
+            time.sleep(0.25)

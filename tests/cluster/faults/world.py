@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,14 +40,16 @@ _END_S = 60.0
 CONFIG = {"log.segment.bytes": str(4 << 20), "leader.imbalance.check.interval.seconds": "20"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LeaderLoss:
-    """When the leader of partitions was killed or cut off, and whether nothing else was wrong."""
+    """When the leaders of partitions were killed or cut off, and whether nothing else was wrong."""
 
     kind: str
     at_ns: int
     keys: tuple[Key, ...]
     alone: bool
+    # Of losses that nobody can make up for: when the nodes were started again.
+    restarted_ns: int | None = None
 
 
 @dataclass
@@ -226,12 +228,21 @@ class World:
         self.note_loss("killed", name)
         self.cluster.kill(name)
 
-    def note_loss(self, kind: str, name: str) -> None:
-        """A node is about to be lost: note what it leads."""
-        led = tuple(key for key, lead in self.leads().items() if lead.leader == name)
-        alone = not self._rules and not self.held.keys() - {name}
+    def kill_together(self, kind: str, names: Collection[str]) -> LeaderLoss:
+        """kill -9 of all of them at once: nobody is left to take over what they led."""
+        loss = self.note_loss(kind, *names)
+        for name in names:
+            self.cluster.kill(name)
+        return loss
+
+    def note_loss(self, kind: str, *names: str) -> LeaderLoss:
+        """Nodes are about to be lost: note what they lead."""
+        led = tuple(key for key, lead in self.leads().items() if lead.leader in names)
+        alone = not self._rules and not self.held.keys() - set(names)
+        loss = LeaderLoss(kind, time.monotonic_ns(), led, alone)
         if led:
-            self.leader_losses.append(LeaderLoss(kind, time.monotonic_ns(), led, alone))
+            self.leader_losses.append(loss)
+        return loss
 
     @property
     def well(self) -> bool:

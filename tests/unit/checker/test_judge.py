@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from tests.checker.edn import export
 from tests.checker.history import History, Send
 from tests.checker.judge import Expectations, judge, lost_places
 
@@ -65,6 +64,32 @@ def test_a_producer_that_is_not_idempotent_may_write_twice() -> None:
     assert names(history) == set()
 
 
+@pytest.mark.parametrize("idempotent", [True, False])
+def test_a_value_is_read_elsewhere_than_it_was_acknowledged(idempotent: bool) -> None:
+    history = History()
+    sent(history, "a", 3, idempotent=idempotent)
+    read(history, (5, "a"))
+    assert "ack-offset" in names(history)
+    assert "ack-offset" not in names(history, excused=lambda send: True)
+
+
+def test_a_value_is_read_where_it_was_acknowledged_or_nothing_was_told() -> None:
+    history = History()
+    sent(history, "a", 3)
+    sent(history, "b", None)
+    read(history, (3, "a"), (4, "b"))
+    assert names(history) == set()
+
+
+def test_another_value_may_have_the_place_of_one_whose_loss_is_excused() -> None:
+    history = History()
+    lost = sent(history, "a", 0)
+    sent(history, "b", 0, process="w2")
+    read(history, (0, "b"))
+    assert "inconsistent-offsets" in names(history)
+    assert names(history, excused=lambda send: send is lost) == set()
+
+
 def test_an_acknowledged_value_below_what_was_read_is_lost() -> None:
     history = History()
     for offset, value in enumerate("abc"):
@@ -78,8 +103,20 @@ def test_where_in_its_writers_life_a_value_was_lost() -> None:
     for offset, value in enumerate("abcd"):
         sent(history, value, offset)
     read(history, (1, "b"), (3, "d"))
+    sent(history, "e", 4)
     places = lost_places(history, judge(history))
-    assert places == {"lost-prefix": 1, "lost-middle": 1}
+    assert places == {"lost-prefix": 1, "lost-middle": 1, "lost-postfix": 1}
+
+
+def test_what_was_not_lost_has_no_place() -> None:
+    history = good()
+    assert lost_places(history, judge(history)) == {}
+
+
+def test_of_a_writer_all_of_whose_values_are_lost_it_is_the_beginning() -> None:
+    history = good()
+    sent(history, "e", 4, process="other")
+    assert lost_places(history, judge(history)) == {"lost-prefix": 1}
 
 
 def test_an_acknowledged_value_that_nobody_ever_read() -> None:
@@ -169,6 +206,45 @@ def test_a_later_send_of_a_producer_lands_earlier() -> None:
     assert names(history) == {"nonmonotonic-send"}
 
 
+def test_of_the_records_of_one_call_a_later_one_lands_earlier() -> None:
+    history = History()
+    first = history.invoke_send("w", K, "a", 0.0, call=1)
+    second = history.invoke_send("w", K, "b", 0.0, call=1)
+    history.acknowledge(first, 1, "", 1.0)
+    history.acknowledge(second, 0, "", 1.0)
+    read(history, (0, "b"), (1, "a"))
+    assert names(history) == {"int-nonmonotonic-send"}
+
+
+def test_the_records_of_one_call_stand_in_its_order_with_others_between_them() -> None:
+    history = History()
+    first = history.invoke_send("w", K, "a", 0.0, call=1)
+    second = history.invoke_send("w", K, "b", 0.0, call=1)
+    third = history.invoke_send("w", K, "c", 0.0, call=2)
+    other = history.invoke_send("w2", K, "x", 0.0, call=1)
+    for send, offset in ((first, 0), (second, 2), (third, 3)):
+        history.acknowledge(send, offset, "", 1.0)
+    history.unknown(other, "TIMED_OUT", 1.0)
+    read(history, (0, "a"), (1, "x"), (2, "b"), (3, "c"))
+    assert names(history) == set()
+
+
+def test_a_send_of_unknown_outcome_landed_behind_a_later_one_of_its_producer() -> None:
+    history = History()
+    history.unknown(history.invoke_send("w", K, "a", 0.0), "TIMED_OUT", 1.0)
+    sent(history, "b", 0)
+    read(history, (0, "b"), (1, "a"))
+    assert names(history) == {"nonmonotonic-send"}
+
+
+def test_a_send_of_unknown_outcome_landed_below_what_stood_before_it_began() -> None:
+    history = History()
+    sent(history, "a", 1, process="w1")
+    history.unknown(history.invoke_send("w2", K, "b", 0.0), "TIMED_OUT", 1.0)
+    read(history, (0, "b"), (1, "a"))
+    assert names(history) == {"realtime-order"}
+
+
 def test_a_retry_without_idempotence_may_be_overtaken() -> None:
     history = History()
     first = history.invoke_send("w", K, "a", 0.0, idempotent=False)
@@ -226,13 +302,6 @@ def test_an_end_offset_asked_for_earlier_may_be_lower() -> None:
     assert names(history) == set()
 
 
-def test_a_committed_position_goes_back() -> None:
-    history = good()
-    history.saw_commit("c", K, 3, history.next_line())
-    history.saw_commit("d", K, 2, history.next_line())
-    assert names(history) == {"commit-regression"}
-
-
 def test_two_owners_at_once() -> None:
     history = good()
     history.owns("c", K, 10, 30)
@@ -258,30 +327,3 @@ def test_a_send_is_completed_once() -> None:
     send = sent(history, "a", 0)
     with pytest.raises(ValueError, match="completed already"):
         history.unknown(send, "", 2.0)
-
-
-def test_the_export_has_one_map_a_line_in_the_order_of_events() -> None:
-    history = History()
-    history.assign("r", [K])
-    sent(history, "a", 7)
-    history.unknown(history.invoke_send("w", K, "b", 0.0), "TIMED_OUT", 1.0)
-    history.fail(history.invoke_send("w", K, "c", 0.0), "NOT_LEADER", 1.0)
-    history.invoke_send("w", K, "d", 0.0)
-    read(history, (7, "a"))
-    history.crash("r")
-    assert list(export(history)) == [
-        "{:process 0 :time 0 :type :invoke :f :assign :value [0]}",
-        "{:process 0 :time 0 :type :ok :f :assign :value [0]}",
-        "{:process 1 :time 1 :type :invoke :f :send :value [[:send 0 0]]}",
-        "{:process 1 :time 2 :type :ok :f :send :value [[:send 0 [7 0]]]}",
-        "{:process 1 :time 3 :type :invoke :f :send :value [[:send 0 1]]}",
-        "{:process 1 :time 4 :type :info :f :send :value [[:send 0 1]]}",
-        "{:process 2 :time 5 :type :invoke :f :send :value [[:send 0 2]]}",
-        "{:process 2 :time 6 :type :fail :f :send :value [[:send 0 2]]}",
-        "{:process 2 :time 7 :type :invoke :f :send :value [[:send 0 3]]}",
-        "{:process 0 :time 8 :type :invoke :f :poll :value [[:poll]]}",
-        "{:process 0 :time 8 :type :ok :f :poll :value [[:poll {0 [[7 0]]}]]}",
-        "{:process 0 :time 9 :type :invoke :f :crash :value nil}",
-        "{:process 0 :time 9 :type :info :f :crash :value nil}",
-        "{:process 2 :time 10 :type :info :f :send :value [[:send 0 3]]}",
-    ]

@@ -46,7 +46,7 @@ def test_a_position_began_when_it_was_asked_for(tmp_path: Path) -> None:
     (poll,) = reading.history.polls
     (end,), (commit,) = reading.history.end_offsets, reading.history.commits
     assert end.begun_line < poll.line < commit.begun_line < end.line < commit.line
-    assert reading.committed == {K: 1}
+    assert (end.offset, commit.offset, commit.key) == (1, 1, K)
 
 
 def test_a_member_owned_a_partition_until_it_was_given_its_last_records(tmp_path: Path) -> None:
@@ -57,7 +57,33 @@ def test_a_member_owned_a_partition_until_it_was_given_its_last_records(tmp_path
     assert first.end_line is not None
     assert first.end_line < second.begin_line
     assert second.end_line is not None
-    assert reading.delivered[K] == {0, 1}
+
+
+def test_a_member_belongs_to_its_group_and_is_subscribed_to_all_that_it_owns(
+    tmp_path: Path,
+) -> None:
+    lines = "g 1 readers\no 2 t 0\no 3 t 1\nl 4 t 0\no 5 t 2\n"
+    history = history_of(tmp_path, member=lines).history
+    assert history.groups == {"member.1.1.i": "readers"}
+    assert [(kind, set(keys)) for _, _, kind, keys in history.other] == [
+        ("subscribe", {("t", 0)}),
+        ("subscribe", {("t", 0), ("t", 1)}),
+        ("subscribe", {("t", 1), ("t", 2)}),
+    ]
+
+
+def test_a_reader_begins_where_it_says_and_ends_with_everything_read(tmp_path: Path) -> None:
+    lines = "n 1 t/0=5 again-2/1=0\nd 9000000000\n"
+    history = history_of(tmp_path, reader=lines).history
+    (assigned,), (drained,) = history.assignments, history.drained
+    assert assigned.positions == {K: 5, ("again-2", 1): 0}
+    assert assigned.process == drained.process == "reader.1.1.i"
+    assert drained.at == 9.0
+
+
+def test_what_is_sent_by_one_call_belongs_together(tmp_path: Path) -> None:
+    one, two, three = history_of(tmp_path, writer="s 1 t 0 0 2\ns 2 t 0 2 1\n").history.sends
+    assert one.call == two.call != three.call
 
 
 def test_a_topic_is_not_looked_at_from_its_cut_on(tmp_path: Path) -> None:
