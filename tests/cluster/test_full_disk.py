@@ -2,6 +2,7 @@
 
 import contextlib
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +79,12 @@ def count(address: str) -> int:
     return got
 
 
+def leader_of(address: str) -> int | None:
+    with Admin(bootstrap_servers=address) as admin:
+        [topic] = admin.describe_topics(["full"])
+        return topic.partitions[0].leader_id
+
+
 def test_a_full_disk(small_disk: Path) -> None:
     filler = small_disk / "filler"
     filler.write_bytes(bytes(16 << 20))
@@ -129,6 +136,38 @@ def test_leads_leave_a_full_broker_which_comes_back_by_itself(tmp_path: Path) ->
                 writer.wait_for_more(100)
             check_nothing_lost(cluster, writer)
             cluster.stop()
+
+
+def test_where_no_disk_has_room_leads_stay_and_records_can_be_read(tmp_path: Path) -> None:
+    with (
+        LocalCluster.create(tmp_path / "cluster", metadata=1, brokers=2, coordinators=1) as cluster,
+        contextlib.ExitStack() as disks,
+    ):
+        folders = [cluster.node(f"broker-{n}").folder / "data" for n in (1, 2)]
+        for folder in folders:
+            disks.enter_context(mounted(folder))
+        cluster.start()
+        cluster.wait_ready()
+        address = cluster.bootstrap_servers
+        with Admin(bootstrap_servers=address) as admin:
+            admin.create_topics([NewTopic("full", 1, 2)])
+        with Producer(bootstrap_servers=address) as producer:
+            for _ in range(20):
+                producer.send_and_wait("full", VALUE)
+        leader_id = leader_of(address)
+        for folder in folders:
+            fill_up(folder / "filler")
+        acknowledged = 20 + fill(address)
+        end = time.monotonic() + 10  # longer than leads take to leave a full disk
+        while time.monotonic() < end:
+            assert count(address) >= acknowledged
+            assert leader_of(address) == leader_id
+        for folder in folders:
+            (folder / "filler").unlink()
+        with Producer(bootstrap_servers=address, delivery_timeout_ms=40_000) as producer:
+            producer.send_and_wait("full", VALUE)
+        assert count(address) > acknowledged
+        cluster.stop()
 
 
 def fill_up(path: Path) -> None:
