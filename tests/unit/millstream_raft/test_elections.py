@@ -3,47 +3,19 @@
 import pytest
 
 from millstream_raft.decide_nodes import CUT_LOGS_MAX, decide_registration
-from millstream_raft.image import Image, PartitionState
+from millstream_raft.image import Image
 from millstream_server.v1 import controller_service_pb2 as controller_pb
 from millstream_server.v1 import metadata_command_pb2 as pb
 from tests.fakes import metadata_images as images
-
-
-def partition(image: Image, number: int = 0) -> PartitionState:
-    return image.topics[images.topic_id(1)].partitions[number]
-
-
-def cluster(*replicas: int, min_isr: int = 1, flush_mode: str = "fsync") -> Image:
-    image = images.image_with(1, 2, 3)
-    return images.after(
-        image, images.add_topic(1, replicas, min_isr=min_isr, flush_mode=flush_mode)
-    )
-
-
-def fenced(image: Image, *node_ids: int) -> Image:
-    for node_id in node_ids:
-        image = images.after(image, images.fence(image, node_id))
-    return image
-
-
-def restarted(
-    image: Image,
-    node_id: int,
-    *,
-    previous_epoch: int | None = None,
-    clean: bool = False,
-    directory: int | None = None,
-) -> Image:
-    known = image.nodes[node_id].epoch
-    command = images.register(
-        node_id,
-        incarnation=image.version + 1,
-        previous_epoch=known if previous_epoch is None else previous_epoch,
-        clean=clean,
-        directory=directory,
-    )
-    image = images.after(image, command)
-    return images.after(image, images.unfence(image, node_id))
+from tests.fakes.election_images import (
+    cluster,
+    damaged,
+    fenced,
+    partition,
+    power_cut,
+    restarted,
+    told,
+)
 
 
 def test_a_sole_copy_has_no_leader_until_its_broker_returns() -> None:
@@ -261,32 +233,6 @@ def test_a_new_minimum_is_a_change_of_the_partition() -> None:
     assert partition(image).leader_epoch == 0
 
 
-def power_cut(*replicas: int, min_isr: int = 2, flush_mode: str = "page_cache") -> Image:
-    """All nodes end at once, and come back without their place."""
-    image = fenced(cluster(*replicas, min_isr=min_isr, flush_mode=flush_mode), *replicas)
-    for node_id in sorted(replicas, reverse=True):
-        image = restarted(image, node_id, previous_epoch=0)
-    return image
-
-
-def told(image: Image, node_id: int, last_epoch: int, end: int) -> Image:
-    state = partition(image)
-    return images.after(
-        image,
-        images.command(
-            note_recovered_log=pb.NoteRecoveredLog(
-                topic_id=images.topic_id(1),
-                expected_partition_epoch=state.partition_epoch,
-                replica=pb.ReplicaRegistration(
-                    node_id=node_id, node_epoch=image.nodes[node_id].epoch
-                ),
-                last_epoch=last_epoch,
-                synced_end_offset=end,
-            )
-        ),
-    )
-
-
 def test_after_a_power_cut_the_longest_log_leads_once_all_are_known() -> None:
     image = power_cut(1, 2, 3)
     state = partition(image)
@@ -348,16 +294,6 @@ def test_recovering_ends_with_the_leaders_first_change_not_with_its_next_restart
     assert change(image, (2, 3), state.partition_epoch + 1, **two) == ""
 
 
-def damaged(image: Image, node_id: int) -> Image:
-    replica = pb.ReplicaRegistration(node_id=node_id, node_epoch=image.nodes[node_id].epoch)
-    command = pb.RemoveDamagedReplica(
-        topic_id=images.topic_id(1),
-        expected_partition_epoch=partition(image).partition_epoch,
-        replica=replica,
-    )
-    return images.after(image, images.command(remove_damaged_replica=command))
-
-
 def test_a_damaged_replica_leaves_every_set_and_returns_by_copying() -> None:
     image = damaged(cluster(1, 2, 3, min_isr=3), 1)
     state = partition(image)
@@ -388,43 +324,6 @@ def test_when_damage_leaves_one_log_to_compare_that_one_leads() -> None:
     image = damaged(power_cut(1, 2, 3), 3)
     led = partition(image)
     assert (led.leader_id, led.recovering, led.damaged) == (2, True, (3,))
-
-
-def test_synced_logs_that_were_all_compared_lost_nothing() -> None:
-    image = power_cut(1, 2, 3, flush_mode="fsync")
-    assert not partition(image).possible_loss
-    led = partition(told(told(image, 2, 4, 90), 3, 4, 80))
-    assert (led.leader_id, led.recovering, led.possible_loss) == (2, True, False)
-
-
-def test_a_log_that_cannot_be_compared_any_more_may_have_been_the_longest() -> None:
-    image = power_cut(1, 2, 3, flush_mode="fsync")
-    for left in (damaged(image, 3), restarted(fenced(image, 3), 3, directory=9)):
-        led = partition(left)
-        assert (led.leader_id, led.recovering, led.possible_loss) == (2, True, True)
-        alone = pb.ChangePartition(
-            topic_id=images.topic_id(1),
-            expected_partition_epoch=led.partition_epoch,
-            in_sync_replica_ids=[2],
-        )
-        after = images.after(left, images.command(change_partition=alone))
-        assert not partition(after).possible_loss, "from now on its log is what counts"
-
-
-def test_a_possible_loss_is_none_where_an_eligible_replica_leads() -> None:
-    image = restarted(fenced(cluster(1, 2, min_isr=2), 1, 2), 1, previous_epoch=0)
-    image = damaged(image, 1)
-    assert partition(image).possible_loss, "should 2 lose its place as well"
-    led = partition(restarted(image, 2))
-    assert (led.leader_id, led.recovering, led.possible_loss) == (2, False, False)
-
-
-def test_what_was_acknowledged_in_page_cache_mode_may_be_lost_in_fsync_mode() -> None:
-    image = cluster(1, flush_mode="page_cache")
-    mode = pb.ChangeTopicConfigs(topic_id=images.topic_id(1), min_isr=1, flush_mode="fsync")
-    image = images.after(image, images.command(change_topic_configs=mode))
-    led = partition(restarted(fenced(image, 1), 1))
-    assert (led.leader_id, led.recovering, led.possible_loss) == (1, True, True)
 
 
 def test_a_log_that_lost_its_place_does_not_lead_in_the_stead_of_an_eligible_one() -> None:
