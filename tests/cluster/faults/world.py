@@ -246,8 +246,8 @@ class World:
 
     @property
     def well(self) -> bool:
-        """True if nothing is done to anybody, and every node is ready."""
-        return not (self.held or self._rules) and all(map(self.is_ready, self.nodes()))
+        """True if nothing is done to anybody, and everything is as it should be."""
+        return not (self.held or self._rules or self._unsettled())
 
     def end(self, names: list[str]) -> None:
         """Let nodes end in order, and wait until they did. Raises TimeoutError."""
