@@ -1,7 +1,11 @@
 """``make bench``: rates, CPU and latency of the public API against a cluster of real processes.
 
 Variables: RECORDS (of 100 B; a fifth of it for 1 KiB), REPEAT (medians are printed), SECONDS (of
-the latency runs), MODES (flush modes), REPLICAS (of every topic).
+the latency runs), RATES (of them, records per second), MODES (flush modes), REPLICAS (of every
+topic), BARE (0: without the bare path).
+
+Each run is followed by one of the bare path (see ``bare_path``), so that noise hits both; the
+ratios are Millstream's median by that of the bare path.
 """
 
 import json
@@ -11,11 +15,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from millstream import Admin, NewTopic
 from millstream_server.local_cluster.supervisor import LocalCluster
+from tests.benchmarks.bare_node import NODES
+from tests.benchmarks.bare_path import BarePath
+from tests.benchmarks.client import LATENCY_WARM_S
+from tests.benchmarks.traffic import Traffic, traffic_of
 from tests.campaigns.figures import ROOT, cpu_seconds, integer, print_result, progress
 
 PARTITIONS = 3
@@ -53,6 +62,9 @@ class Bench:
         self._cluster = cluster
         self._replicas = replicas
         self._admin = Admin(bootstrap_servers=cluster.bootstrap_servers)
+        # Of the produce run before, which is what a consume run reads.
+        self._produced = Traffic()
+        self._topic = ""
         self.rows: list[dict[str, Any]] = []
 
     def topic(self, name: str, mode: str) -> str:
@@ -62,25 +74,71 @@ class Bench:
         self._admin.wait_for_topics([name])
         return name
 
-    def measure(self, workload: str, mode: str, repeat: int, **parameters: Any) -> str:
-        """Run a workload ``repeat`` times and keep the medians; return the last topic used."""
-        runs = []
-        topic = parameters.get("topic", "")
+    def measure(
+        self, workload: str, mode: str, repeat: int, bare: BarePath | None, **parameters: Any
+    ) -> None:
+        """Run a workload ``repeat`` times, each time also on the bare path, and keep the medians.
+        To consume is to read what was produced last."""
+        runs, floors = [], []
         for attempt in range(repeat):
             if workload not in CONSUME:
-                topic = self.topic(f"{workload}-{mode}-{parameters['size']}-{attempt}", mode)
-            before = broker_cpu(self._cluster)
-            given = {**parameters, "topic": topic, "bootstrap": self._cluster.bootstrap_servers}
-            run = run_client(workload, given)
-            if "records" in parameters:
-                cpu = (broker_cpu(self._cluster) - before) / parameters["records"]
-                run["broker_cpu_us_per_record"] = round(cpu * 1e6, 2)
+                self._topic = self.topic(f"bench-{len(self.rows)}-{attempt}", mode)
+            run, traffic = self._run(workload, **parameters)
             runs.append(run)
-        figures = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-        row = {"system": "millstream", "client": workload, "workload": f"{parameters['size']} B"}
-        self.rows.append({**row, "flush_mode": mode, **figures})
+            if workload not in CONSUME:
+                self._produced = traffic
+            if bare is not None:
+                floors.append(_run_bare(bare, workload, self._produced, parameters))
+        row = {"system": "millstream", "client": workload, "workload": _name(parameters)}
+        ours, floor = _medians(runs), _medians(floors)
+        self.rows.append({**row, "flush_mode": mode, **ours, **_compare(ours, floor)})
         progress("  ".join(f"{key}={value}" for key, value in self.rows[-1].items()))
-        return topic
+
+    def _run(self, workload: str, **parameters: Any) -> tuple[dict[str, Any], Traffic]:
+        given = {**parameters, "topic": self._topic, "bootstrap": self._cluster.bootstrap_servers}
+        counted, before = traffic_of(self._cluster), broker_cpu(self._cluster)
+        run = run_client(workload, given)
+        cpu = broker_cpu(self._cluster) - before
+        traffic = traffic_of(self._cluster).since(counted)
+        run["broker_cpu_us_per_record"] = round(cpu / _records(parameters) * 1e6, 2)
+        if traffic.requests:
+            run["messages_per_request"] = round(traffic.messages / traffic.requests, 1)
+            run["request_bytes"] = round(traffic.bytes_in / traffic.requests)
+        return run, traffic
+
+
+def _name(parameters: dict[str, Any]) -> str:
+    rate = f" at {parameters['rate']}/s" if "rate" in parameters else ""
+    return f"{parameters['size']} B{rate}"
+
+
+def _records(parameters: dict[str, Any]) -> int:
+    """Records that a workload sends or reads, with those that warm up."""
+    if "records" in parameters:
+        return int(parameters["records"])
+    return int(parameters["rate"] * (parameters["seconds"] + LATENCY_WARM_S))
+
+
+def _run_bare(
+    bare: BarePath, workload: str, traffic: Traffic, parameters: dict[str, Any]
+) -> dict[str, Any]:
+    if workload == "latency":
+        return bare.latency(parameters["rate"], parameters["seconds"], LATENCY_WARM_S, traffic)
+    if workload in CONSUME:
+        return bare.consume(parameters["records"], traffic)
+    return bare.produce(parameters["records"], traffic)
+
+
+def _medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]} if runs else {}
+
+
+def _compare(ours: dict[str, Any], bare: dict[str, Any]) -> dict[str, Any]:
+    """The figures of the bare path, and ours divided by them."""
+    row = {f"bare_{key}": value for key, value in bare.items()}
+    for key, value in bare.items():
+        row[f"ratio_{key}"] = round(ours[key] / value, 2) if value else None
+    return row
 
 
 def main() -> int:
@@ -89,22 +147,25 @@ def main() -> int:
     seconds = integer("SECONDS", 10)
     replicas = integer("REPLICAS", 3)
     modes = (os.environ.get("MODES") or "fsync,page_cache").split(",")
+    rates = [int(rate) for rate in (os.environ.get("RATES") or "1000,250").split(",")]
+    with_bare = integer("BARE", 1) and replicas == NODES
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="millstream-bench-") as folder:
         progress("starting 3 metadata nodes, 3 brokers, 1 coordinator")
-        with LocalCluster.create(Path(folder), coordinators=1) as cluster:
+        with LocalCluster.create(Path(folder) / "cluster", coordinators=1) as cluster:
             cluster.start()
             bench = Bench(cluster, replicas)
             for mode in modes:
-                for size, count in ((100, records), (1024, records // 5)):
-                    for workload in PRODUCE:
-                        topic = bench.measure(workload, mode, repeat, size=size, records=count)
-                    if mode == modes[-1]:
-                        for workload in CONSUME:
-                            bench.measure(
-                                workload, mode, repeat, size=size, records=count, topic=topic
-                            )
-                bench.measure("latency", mode, repeat, size=100, rate=1000, seconds=seconds)
+                path = Path(folder) / f"bare-{mode}"
+                with BarePath(path, mode) if with_bare else nullcontext() as bare:
+                    workloads = PRODUCE + CONSUME if mode == modes[-1] else PRODUCE
+                    for size, count in ((100, records), (1024, records // 5)):
+                        for workload in workloads:
+                            bench.measure(workload, mode, repeat, bare, size=size, records=count)
+                    for rate in rates:
+                        bench.measure(
+                            "latency", mode, repeat, bare, size=100, rate=rate, seconds=seconds
+                        )
     seconds_all = round(time.monotonic() - begin, 1)
     print_result(
         {
