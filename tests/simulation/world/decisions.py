@@ -2,7 +2,7 @@
 and after it. It knows the commands, and nothing of how production code decides on them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from millstream_raft.image import FLUSH_FSYNC, Image, PartitionState
@@ -20,6 +20,8 @@ class Decisions:
         self.found: list[_Found] = []
         # The newest state of the metadata.
         self.newest: Image | None = None
+        # Called after each step with the images before and after it.
+        self.observers: list[Callable[[Image, Image], None]] = []
         # Replicas that came into an in-sync set: (topic id, partition, node id).
         self.joined: set[tuple[bytes, int, int]] = set()
         # Requests that were executed: (session, sequence).
@@ -54,6 +56,8 @@ class Decisions:
                         (kind, f"{name}: {why}: {was} became {state} by {step.kinds}")
                         for kind, why in step.judge(topic_id, was, state)
                     ]
+        for observer in self.observers:
+            observer(before, after)
 
     def _judge_entry(self, entry: Any, before: Image) -> Iterator[_Found]:
         elected = any(one.WhichOneof("kind") == "controller_elected" for one in entry.commands)

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from tests.fakes.memory_files import Fault as DiskFault
 from tests.simulation.world.administration import Operator
 from tests.simulation.world.nodes import BrokerMachine, Machine
-from tests.simulation.world.plan import Fault, Plan, TopicPlan
+from tests.simulation.world.plan import Fault, Plan
+from tests.simulation.world.promises import Promises
 from tests.simulation.world.world import World
 
 # How often the supervisor of the brokers looks after them.
@@ -15,19 +16,17 @@ _SUPERVISED_S = 1.0
 class FaultInjector:
     """Called by the schedule; every fault that struck is counted and told."""
 
-    def __init__(self, world: World, plan: Plan, operator: Operator) -> None:
+    def __init__(self, world: World, plan: Plan, operator: Operator, promises: Promises) -> None:
         self._world = world
         self._plan = plan
         self._operator = operator
+        self._promises = promises
         world.loop.call_in(_SUPERVISED_S, self._supervise)
         self.struck: dict[str, int] = {}
+        # Records acknowledged before the last cut of power.
+        self._acknowledged = 0
         # What happened, in words.
         self.story: list[str] = []
-        # Brokers that may have lost what they had in memory.
-        self.lossy_hosts: set[str] = set()
-        # Brokers that started after an end that was not clean.
-        self.unclean_hosts: set[str] = set()
-        world.broker_observers.append(self._broker_starts)
         # Brokers of which something on the disk was damaged or taken away.
         self.rotten_hosts: set[str] = set()
         # The broker with the bad disk. Only one has it: the rules promise nothing once the disks
@@ -76,10 +75,10 @@ class FaultInjector:
         machine.dies_in = fault.second * fault.second // 8
         machine.dies_dark = fault.amount < 0.5
         how = "loses power" if machine.dies_dark else "is killed"
-        if machine.dies_dark:
-            self.lossy_hosts.add(machine.host)
 
         def died() -> None:
+            if machine.dies_dark:
+                self._promises.lost_memory(machine)
             self.tell(f"{machine.host} {how} between two operations of its disk")
             self._later(fault, lambda: self.boot(machine))
 
@@ -91,17 +90,26 @@ class FaultInjector:
         if machine is None:
             return None
         self._cut_power(machine, fault)
+        self._count_cut("cuts_of_one_broker")
         return f"{machine.host} loses power"
 
     def _power_all(self, fault: Fault) -> str:
         for machine in self._world.machines:
             self._cut_power(machine, fault)
+        self._count_cut("cuts_of_all_nodes")
         return "all nodes lose power"
+
+    def _count_cut(self, what: str) -> None:
+        """Those before which nothing was acknowledged since the last one show little."""
+        acknowledged = self._world.counts.get("acknowledged", 0)
+        self._world.count(what if acknowledged > self._acknowledged else f"idle_{what}")
+        self._acknowledged = acknowledged
 
     def _cut_power(self, machine: Machine, fault: Fault) -> None:
         keep = (0.0, 0.5, 0.9, 1.0)[int(fault.amount * 4) % 4]
         machine.lose_power(keep)
-        self.lossy_hosts.add(machine.host)
+        if isinstance(machine, BrokerMachine):
+            self._promises.lost_memory(machine)
         self._later(fault, lambda: self.boot(machine))
 
     def _terminate(self, fault: Fault) -> str | None:
@@ -228,7 +236,7 @@ class FaultInjector:
         if machine is None or not self._take_bad_disk(machine):
             return None
         machine.disk.faults.append(disk_fault)
-        self.lossy_hosts.add(machine.host)
+        self._promises.bad_disks.add(machine.node_id)
 
         def end() -> None:
             if disk_fault in machine.disk.faults:
@@ -270,20 +278,6 @@ class FaultInjector:
         self.bad_disk = self.bad_disk or machine.host
         return self.bad_disk == machine.host
 
-    def needs_operator(self, topic: TopicPlan) -> bool:
-        """True if the rules allow that a partition of the topic waits for an operator."""
-        return self.bad_disk is not None or (not topic.fsync and self.outdone(topic))
-
-    def outdone(self, topic: TopicPlan) -> bool:
-        """True if more happened to the brokers than page-cache mode survives."""
-        unclean = self.unclean_hosts | self.lossy_hosts
-        return bool(self.lossy_hosts) and len(unclean) >= topic.min_in_sync
-
-    def _broker_starts(self, machine: BrokerMachine) -> None:
-        directory = machine.app.directory
-        if directory.previous_node_epoch and not directory.clean_shutdown:
-            self.unclean_hosts.add(machine.host)
-
     def _may_rot(self, machine: BrokerMachine) -> bool:
         """Only what is replicated survives a disk."""
         replicated = all(topic.replication_factor >= 3 for topic in self._plan.topics)
@@ -296,7 +290,7 @@ class FaultInjector:
         machine.kill()
         machine.wipe()
         self.rotten_hosts.add(machine.host)
-        self.lossy_hosts.add(machine.host)
+        self._promises.disk_damaged(machine)
         self._later(fault, lambda: self.boot(machine))
         return f"{machine.host} loses its disk and gets an empty one"
 
@@ -308,7 +302,7 @@ class FaultInjector:
         if path is None:
             return None
         self.rotten_hosts.add(machine.host)
-        self.lossy_hosts.add(machine.host)
+        self._promises.disk_damaged(machine)
         flips = f"a byte of {path} flips on the disk of {machine.host}"
         if fault.first % 3 == 0:
             return flips

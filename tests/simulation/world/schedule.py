@@ -1,21 +1,23 @@
 """Plays one schedule: a world, its clients and its faults, then healing, draining and judging."""
 
 import random as random_module
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from millstream_server.broker.partition import Role
 from millstream_server.storage.errors import StorageError
-from tests.checker.history import History, Send
+from tests.checker.history import History, Outcome, Send
 from tests.checker.judge import Expectations, judge
 from tests.simulation.world.administration import Operator
 from tests.simulation.world.branches import Branches
 from tests.simulation.world.checks import Invariants, Violation
 from tests.simulation.world.clients import Reader, Writer
 from tests.simulation.world.faults import FaultInjector
+from tests.simulation.world.logs_on_disk import LogKey
 from tests.simulation.world.loop import Deadlock
 from tests.simulation.world.plan import Fault, Plan
+from tests.simulation.world.promises import Promises
 from tests.simulation.world.quorum import QuorumFaults
 from tests.simulation.world.world import World, simulation
 
@@ -24,6 +26,17 @@ _DRAIN_S = 120.0
 # How long a cluster may take to find its leaders by itself.
 _UNAIDED_S = 30.0
 _STEP_S = 0.25
+# What no loss of records explains, or what is excused record by record.
+_NEVER_EXCUSED = frozenset({"lost-write", "unseen", "phantom", "G1a"})
+
+
+@dataclass
+class Kept:
+    """What became of the acknowledged records of one durability."""
+
+    acknowledged: int = 0
+    lost: int = 0
+    lost_beyond_promise: int = 0
 
 
 @dataclass
@@ -39,6 +52,9 @@ class Report:
     faults: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     branches: dict[str, int] = field(default_factory=dict)
+    # By durability: acknowledged records, those lost against its promise, and those lost where
+    # the faults outdid it.
+    kept: dict[str, "Kept"] = field(default_factory=dict)
     violations: list[tuple[str, str]] = field(default_factory=list)
     story: list[str] = field(default_factory=list)
 
@@ -73,11 +89,12 @@ class _Schedule:
         self.history = History()
         self._invariants = Invariants(world, self.history, check_every)
         self._operator = Operator(world)
-        self._injector = FaultInjector(world, plan, self._operator)
+        self._promises = Promises(world, plan.topics)
+        self._injector = FaultInjector(world, plan, self._operator, self._promises)
         self._branches = Branches(world)
         self._writers: list[Writer] = []
         self._readers: list[Reader] = []
-        self._replicated = any(topic.replication_factor > 1 for topic in plan.topics)
+        self._unreplicated = {one.name for one in plan.topics if one.replication_factor == 1}
         world.network.delay_s = plan.delay_s
         for machine, drift in zip(world.brokers, plan.drift_ppm, strict=True):
             machine.drift_ppm = drift
@@ -176,9 +193,13 @@ class _Schedule:
         return added
 
     def _acknowledged(self, send: Send) -> None:
-        if send.offset is not None and not self._is_excused(send):
+        if send.offset is not None and self._is_visible(send):
             ends = self._invariants.acknowledged_end
             ends[send.key] = max(send.offset + 1, ends.get(send.key, 0))  # type: ignore[index]
+
+    def _is_visible(self, send: Send) -> bool:
+        """False if a leader alone has it for the time being."""
+        return not send.durability.startswith("LEADER") or _topic_of(send) in self._unreplicated
 
     def _drain(self) -> None:
         self._until(
@@ -201,13 +222,13 @@ class _Schedule:
             self._world.run_for(_STEP_S)
         for topic_id, name in self._invariants.topic_names.items():
             plan = next((one for one in self._plan.topics if one.name == name), None)
-            if plan is None or not self._injector.needs_operator(plan):
-                continue
-            for number in range(plan.partitions):
-                if self._leader_of(name, number) is None:
+            for number in range(plan.partitions if plan is not None else 0):
+                key = (topic_id, number)
+                if self._promises.needs_operator(key) and self._leader_of(name, number) is None:
                     self._injector.tell(f"an operator has a leader of {name}-{number} elected")
-                    self._invariants.excused.add((topic_id, number))
-                    self._operator.elect_unclean(topic_id, number)
+                    self._promises.operator_elects(key)
+                    self._excuse()
+                    self._operator.elect_unclean(*key)
         self._until(self._settled, _DRAIN_S, "not-settled")
 
     def _until(self, condition: Callable[[], bool], limit_s: float, otherwise: str) -> None:
@@ -280,9 +301,7 @@ class _Schedule:
                 if replica is None or replica.state.high_watermark != replica.state.end_offset:
                     return False
                 # All brokers run and reach one another by now (rule 38).
-                state = replica.state
-                in_sync = state.in_sync.committed >= set(state.replicas)
-                if not in_sync and (state.topic_id, partition) not in self._invariants.excused:
+                if not replica.state.in_sync.committed >= set(replica.state.replicas):
                     return False
         return True
 
@@ -299,32 +318,41 @@ class _Schedule:
         self._invariants.look_at_logs()
         self._branches.note("producers_compared", self._invariants.producers_match_logs())
         self._branches.note("14: log cut to agree with its leader", self._invariants.truncations)
-        excused = {self._name_of(key) for key in self._invariants.excused}
-        found = judge(self.history, Expectations(excused=self._is_excused))
-        for anomaly in found:
-            if anomaly.key not in excused:
+        keys: dict[Hashable, LogKey] = {self._name_of(key): key for key in self._promises.keys}
+        excused = {
+            send
+            for send in self.history.sends
+            if send.outcome is Outcome.OK and self._promises.excuses(keys[send.key], send)
+        }
+        self._count_kept(excused)
+        outdone = {self._name_of(key) for key in self._invariants.excused}
+        expectations = Expectations(excused=excused.__contains__, visible=self._is_visible)
+        for anomaly in judge(self.history, expectations):
+            if anomaly.name in _NEVER_EXCUSED or anomaly.key not in outdone:
                 self._report.violations.append((anomaly.name, str(anomaly)))
+
+    def _count_kept(self, excused: set[Send]) -> None:
+        read = {
+            (key, value)
+            for poll in self.history.polls
+            for key, reads in poll.reads.items()
+            for _, value in reads
+        }
+        for send in self.history.sends:
+            if send.outcome is Outcome.OK:
+                kept = self._report.kept.setdefault(send.durability, Kept())
+                kept.acknowledged += 1
+                if (send.key, send.value) not in read:
+                    kept.lost += send not in excused
+                    kept.lost_beyond_promise += send in excused
 
     def _name_of(self, key: tuple[bytes, int]) -> tuple[str, int]:
         return self._invariants.topic_names.get(key[0], ""), key[1]
 
     def _excuse(self) -> None:
-        """Page-cache mode promises nothing once as many brokers as replicas must be in sync had
-        an end that was not clean, and one of them lost what it had in memory: the others are not
-        asked for what they still have, since nobody can tell that they lost nothing (rule 7)."""
-        cached = {
-            topic.name: topic
-            for topic in self._plan.topics
-            if not topic.fsync and self._injector.outdone(topic)
-        }
-        for topic_id, name in self._invariants.topic_names.items():
-            if name in cached:
-                self._invariants.excused.update(
-                    (topic_id, number) for number in range(cached[name].partitions)
-                )
+        self._invariants.excused |= self._promises.broken()
 
-    def _is_excused(self, send: Send) -> bool:
-        """True if the promise of its acknowledgement was outdone."""
-        if send.durability.startswith("LEADER") and self._replicated:
-            return True
-        return send.key in {self._name_of(key) for key in self._invariants.excused}
+
+def _topic_of(send: Send) -> str:
+    topic, _ = cast("tuple[str, int]", send.key)
+    return topic
