@@ -91,6 +91,10 @@ raft-fuzz: setup ## Random schedules on the real Raft core: SEEDS MINUTES FIRST_
 sim: setup ## Seeded fault schedules on a simulated cluster: SEEDS FIRST_SEED MINUTES REPLICAS RESUME
 	@$(BIN)/python -m tests.campaigns.sim
 
+.PHONY: power-loss
+power-loss: setup ## Power cut from all nodes of a simulated cluster under load: CUTS MINUTES FIRST_SEED RESUME
+	@$(BIN)/python -m tests.campaigns.power_loss
+
 .PHONY: mutants
 mutants: setup ## Bugs planted in production code, for the simulator to find: SEEDS FIRST_SEED JOBS ONLY RESUME
 	@$(BIN)/python -m tests.campaigns.mutants
