@@ -134,9 +134,9 @@ async def test_a_publish_that_waited_for_its_leader_appends_nothing_after_the_st
     request = pb.PublishRequest(topic="logs", records=[pb.PublishRecord(value=b"late")])
     publishing = asyncio.create_task(node.app._calls.publish(request))
     await asyncio.sleep(0)
+    node.app._appender.close()  # before the leader is there, or it may append at once
     metadata.change_partition("logs", 0, leader_id=1, leader_epoch=3)
     await node.until_leading("logs")
-    node.app._appender.close()
     outcome = (await asyncio.gather(publishing, return_exceptions=True))[0]
     assert "NODE_SHUTTING_DOWN" in str(outcome)
     assert replica.log.end_offset == 0
