@@ -2,11 +2,11 @@
 clients were told is judged.
 
 Variables: MINUTES, SEED, FAULTS (names of classes such as ``F1,F4``; unset: all that work on this
-machine), RATE (records per second and writer), EDN (a file that gets the history in the form of
-``jepsen.tests.kafka``), FOLDER (where everything is kept; unset: nothing is, unless it failed),
-FAULTS_TAMPER (``lost`` or ``duplicated``: falsify what was read; the run must then fail). Ctrl-C
-ends the faults, heals, checks and prints. A run in which the writers got less than a tenth of what
-they offer through, or without any fault, is void: it fails.
+machine), RATE (records per second and writer), EDN (a file that gets the history of the topic that
+promises most, in the form of ``jepsen.tests.kafka``), FOLDER (where everything is kept; unset:
+nothing is, unless it failed), FAULTS_TAMPER (``lost`` or ``duplicated``: falsify what was read; the
+run must then fail). Ctrl-C ends the faults, heals, checks and prints. A run in which the writers
+got less than a tenth of what they offer through, or without any fault, is void: it fails.
 """
 
 import os
