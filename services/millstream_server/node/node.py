@@ -18,6 +18,7 @@ from millstream_server.metadata.app import MetadataApp, quorum_on_disk
 from millstream_server.node import settings
 from millstream_server.node.config import NodeConfig, split_address
 from millstream_server.node.data_folder import DataFolder, DataFolderError, FolderIdentity
+from millstream_server.node.recovery_report import RecoveryReport
 from millstream_server.runtime.admin_server import AdminServer
 from millstream_server.runtime.callers import Callers, CertifiedCallers, UnknownCallers
 from millstream_server.runtime.channels import dial_plaintext
@@ -27,7 +28,6 @@ from millstream_server.runtime.identity import NodeIdentity
 from millstream_server.runtime.loop_lag import LoopLag
 from millstream_server.runtime.ports import Clock, Files
 from millstream_server.runtime.tls import NodeTls, TlsError
-from millstream_server.storage.directory import RecoveryProgress
 from millstream_server.storage.errors import StorageError
 
 _log = structlog.get_logger()
@@ -230,7 +230,7 @@ class Node:
                 callers=self._callers,
                 **ports,
             )
-            await self._broker.open(_report_recovery)
+            await self._broker.open(RecoveryReport(self._clock))
             registration = self._broker.registration
         cluster_config = settings.cluster_config(config)
         self._view = ClusterView(
@@ -306,10 +306,6 @@ class Node:
             await self._metadata.stop()
         if self._server is not None:
             await self._server.stop(_GRACE_S)
-
-
-def _report_recovery(progress: RecoveryProgress) -> None:
-    _log.info("recovering logs", progress=str(progress))
 
 
 __all__ = ["DataFolderError", "Node", "NodeStartError"]
