@@ -43,6 +43,8 @@ class BarePath:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
+                # As our nodes run: the kernel shares the processors out between sessions.
+                start_new_session=True,
             )
             for number in range(NODES)
         ]
