@@ -167,7 +167,7 @@ class Clients(Fault):
             if now_s < self._until_s and not self.world.ending:
                 if now_s > self._next_s:
                     self._next_s = now_s + _STORM_S
-                    fleet.signal(self.random.choice(fleet.names("member")), signal.SIGUSR1)
+                    fleet.rejoin(self.random.choice(fleet.names("member")))
                 return False
             return True
         if self._kind == "crash":

@@ -88,6 +88,14 @@ class Fleet:
         if process is not None and process.is_running and process.pid is not None:
             os.kill(process.pid, number)
 
+    def rejoin(self, name: str) -> None:
+        """Let a member leave its group and join it again; one that has just been started cannot
+        be told so yet: it would die."""
+        process = self._clients[name].process
+        pid = None if process is None else process.pid
+        if pid is not None and _catches(pid, signal.SIGUSR1):
+            self.signal(name, signal.SIGUSR1)
+
     def kill(self, name: str) -> None:
         """End a client at once."""
         process = self._clients[name].process
@@ -112,3 +120,13 @@ class Fleet:
         """End everybody at once."""
         for name in self._clients:
             self.kill(name)
+
+
+def _catches(pid: int, number: signal.Signals) -> bool:
+    """True if a process has a handler for a signal."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    [caught] = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
+    return bool(int(caught, 16) >> (number - 1) & 1)
