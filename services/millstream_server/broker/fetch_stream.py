@@ -101,12 +101,13 @@ class FetchStream:
         return not waiting or self._credit.bytes_left <= 0
 
     async def _sleep(self) -> None:
-        timeout = None
-        if self._held_since_ms is not None:
-            timeout = max(0.001, (self._held_until_ms() - self._hosted.clock.monotonic_ms()) / 1000)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._wake.wait()
+        if self._held_since_ms is None:
+            await self._wake.wait()
+        else:
+            left_ms = self._held_until_ms() - self._hosted.clock.monotonic_ms()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.001, left_ms / 1000)):
+                    await self._wake.wait()
         self._wake.clear()
 
     def handle(self, request: pb.FetchRequest) -> None:
@@ -196,6 +197,13 @@ class FetchStream:
             delay_s = self._config.watermark_push_ms / 1000 if cursor.pushed else 0.0
             self._progress_timer = self._loop.call_later(delay_s, self._progress_is_due)
 
+    def _note_told(self, cursor: Cursor) -> None:
+        """Records told the progress of a cursor: nobody is to be woken for it any more."""
+        self._stale.pop(cursor, None)
+        if not self._stale and self._progress_timer is not None:
+            self._progress_timer.cancel()
+            self._progress_timer = None
+
     def _progress_is_due(self) -> None:
         self._progress_timer = None
         self._progress_due = True
@@ -260,7 +268,7 @@ class FetchStream:
             self._credit.spend(len(run.data))
             room -= len(run.data) + _ENTRY_HEADER_BYTES
             entries.append(encode_entry(cursor.advance(run), run.data))
-            self._stale.pop(cursor, None)
+            self._note_told(cursor)
             if cursor.has_records:
                 self._queue(cursor)
 

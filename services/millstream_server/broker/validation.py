@@ -124,7 +124,8 @@ def check_payloads(batches: Sequence[IncomingBatch], record_bytes_max: int) -> N
             payload = decompress(header.attributes & CODEC_MASK, data[header.payload_start :])
             records = parse_records(payload, header.record_count)
             _check_columns(records)
-            _check_record_sizes(records, header.record_count, record_bytes_max)
+            if len(payload) > record_bytes_max:  # else no record in it can exceed the limit
+                _check_record_sizes(records, header.record_count, record_bytes_max)
         except UnsupportedCodecError as error:
             raise Refusal("UNSUPPORTED_CODEC", str(error)) from None
         except (CorruptBatchError, CorruptRecordsError, DecompressionError) as error:

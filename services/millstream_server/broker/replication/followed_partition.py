@@ -204,7 +204,8 @@ class FollowedPartition:
     def take(self, push: Any, lane: FollowerLane) -> None:
         """Take in a ``ReplicatedPartition``. Every byte of credit it used is given back, now or
         when the bytes are written."""
-        size = len(push.frames)
+        frames = push.frames  # each look at the field copies it
+        size = len(frames)
         if self.phase is not Phase.BEGUN or self._begin_due or push.round != self.round:
             lane.give_back(size)
             return
@@ -219,11 +220,12 @@ class FollowedPartition:
         else:
             self._mark, self._leader_start = push.high_watermark, push.log_start_offset
             if size:
-                self._take_frames(push, lane, size)
+                self._take_frames(push, frames, lane)
             if self.phase is Phase.BEGUN:
                 self._tell_partition()
 
-    def _take_frames(self, push: Any, lane: FollowerLane, size: int) -> None:
+    def _take_frames(self, push: Any, frames: bytes, lane: FollowerLane) -> None:
+        size = len(frames)
         previous_epoch = push.previous_epoch if push.HasField("previous_epoch") else None
         try:
             if not continues(push.previous_offset, previous_epoch, self._end, self._end_epoch):
@@ -231,7 +233,7 @@ class FollowedPartition:
                     f"the push begins at {push.previous_offset} after epoch {previous_epoch}, the "
                     f"log ends at {self._end} with epoch {self._end_epoch}"
                 )
-            runs = take_frames(push.frames, self._end, self._newest_epoch)
+            runs = take_frames(frames, self._end, self._newest_epoch)
         except MalformedAppendError as error:
             _log.warning("push refused", partition=str(self.replica.state), error=str(error))
             self._hosted.counters.refused_pushes += 1

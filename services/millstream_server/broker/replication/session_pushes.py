@@ -174,9 +174,16 @@ class Pushes:
                 self._hosted.config.watermark_push_ms / 1000, self._progress_is_due
             )
 
+    def _note_told(self, copy: FollowerCopy) -> None:
+        """Records told the progress of a copy: nobody is to be woken for it any more."""
+        self._stale.pop(copy, None)
+        if not self._stale and self._progress_timer is not None:
+            self._progress_timer.cancel()
+            self._progress_timer = None
+
     def _progress_is_due(self) -> None:
         self._progress_timer = None
-        if self._stale:  # else a push of records told it meanwhile
+        if self._stale:  # else its copies are gone
             self._progress_due = True
             self.wake[Lane.TAIL].set()
 
@@ -237,7 +244,7 @@ class Pushes:
         entries.append(push_entry(copy.key, copy, previous_epoch, run.data, *self._tell(copy)))
         copy.pushed(run.next_offset)
         copy.trusted = True
-        self._stale.pop(copy, None)
+        self._note_told(copy)
         self._hosted.counters.replication_bytes_out += len(run.data)
 
     def _take_run(self, copy: FollowerCopy, lane: Lane, room: int) -> Run | None:
