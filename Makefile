@@ -52,7 +52,7 @@ demo: setup ## Ship real logs through a cluster of eight processes: RECORDS LOGS
 	@$(BIN)/python -m tests.cluster.demo
 
 .PHONY: bench
-bench: setup ## Rates, CPU and latency of the public API: RECORDS REPEAT SECONDS MODES REPLICAS
+bench: setup ## Rates, CPU and latency, beside a bare path: RECORDS REPEAT SECONDS RATES MODES REPLICAS BARE
 	@$(BIN)/python -m tests.benchmarks.bench
 
 .PHONY: crash-embedded
