@@ -1,3 +1,5 @@
+"""What is logged during recovery."""
+
 from structlog.testing import capture_logs
 
 from millstream_server.node.recovery_report import RecoveryReport
