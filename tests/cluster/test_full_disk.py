@@ -14,6 +14,7 @@ from millstream import (
     DiskFullError,
     NewTopic,
     Producer,
+    TimedOutError,
     TopicPartition,
 )
 from millstream_server.local_cluster.supervisor import LocalCluster
@@ -23,6 +24,7 @@ from tests.cluster.replicated import (
     Writer,
     check_nothing_lost,
     partitions,
+    sample,
     wait_in_sync,
     wait_until,
 )
@@ -54,17 +56,19 @@ def mounted(folder: Path) -> Iterator[None]:
 
 
 def fill(address: str) -> int:
-    """Produce until the disk is full; the number of acknowledged records."""
+    """Produce until the disk is full; the number of acknowledged records, or less."""
     acknowledged = 0
     with Producer(
         bootstrap_servers=address, delivery_timeout_ms=2000, request_timeout_ms=1000
     ) as producer:
-        try:
-            for _ in range(DISK_MB * 40):
+        for _ in range(DISK_MB * 40):
+            try:
                 producer.send_and_wait("full", VALUE)
                 acknowledged += 1
-        except DiskFullError:
-            return acknowledged
+            except TimedOutError:
+                pass  # it waited for a follower whose disk is full
+            except DiskFullError:
+                return acknowledged
     pytest.fail("the disk never got full")
 
 
@@ -155,8 +159,17 @@ def test_where_no_disk_has_room_leads_stay_and_records_can_be_read(tmp_path: Pat
             for _ in range(20):
                 producer.send_and_wait("full", VALUE)
         leader_id = leader_of(address)
-        for folder in folders:
+        # The follower's first: while it has room it would be made the leader, and could not lead
+        # when its disk is full a moment later.
+        leads_on = {cluster.node(f"broker-{n}").node_id: n - 1 for n in (1, 2)}
+        own = folders[leads_on[leader_id or 0]]
+        for folder in sorted(folders, key=own.__eq__):
             fill_up(folder / "filler")
+            if folder != own:
+                wait_until(
+                    lambda: sample(cluster, "metadata-1", "millstream_refusing_disks") == 1,
+                    "the controller knows that the follower's disk is full",
+                )
         acknowledged = 20 + fill(address)
         end = time.monotonic() + 10  # longer than leads take to leave a full disk
         while time.monotonic() < end:

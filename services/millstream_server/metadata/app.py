@@ -132,6 +132,7 @@ class MetadataApp:
             lambda: self.controller.is_active,
             lambda: self._machine.snapshot_bytes,
             lambda: self._watchers.count,
+            lambda: len(self.liveness.refusing_disks),
             lambda: self.controller.image,
         )
 

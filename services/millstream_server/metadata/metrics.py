@@ -61,10 +61,13 @@ class MetadataMetrics:
         is_active: Callable[[], bool],
         snapshot_bytes: Callable[[], int],
         watchers: Callable[[], int],
+        refusing_disks: Callable[[], int],
         image: Callable[[], Image],
     ) -> None:
         """Begin to answer scrapes from these."""
-        self._registry.register(_QuorumCollector(status, is_active, snapshot_bytes, watchers))
+        self._registry.register(
+            _QuorumCollector(status, is_active, snapshot_bytes, watchers, refusing_disks)
+        )
         self._registry.register(PlacementCollector(is_active, image))
 
 
@@ -75,11 +78,13 @@ class _QuorumCollector(Collector):
         is_active: Callable[[], bool],
         snapshot_bytes: Callable[[], int],
         watchers: Callable[[], int],
+        refusing_disks: Callable[[], int],
     ) -> None:
         self._status = status
         self._is_active = is_active
         self._snapshot_bytes = snapshot_bytes
         self._watchers = watchers
+        self._refusing_disks = refusing_disks
 
     def describe(self) -> Iterable[Metric]:
         """Nothing to check for duplicates before the node runs."""
@@ -117,4 +122,9 @@ class _QuorumCollector(Collector):
             "millstream_metadata_watchers",
             "Nodes that follow the image at this one.",
             value=self._watchers(),
+        )
+        yield GaugeMetricFamily(
+            "millstream_refusing_disks",
+            "Brokers that told this controller that their disks take no appends.",
+            value=self._refusing_disks(),
         )
