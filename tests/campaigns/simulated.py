@@ -1,0 +1,105 @@
+"""What campaigns of simulated schedules share: their totals, and to play seed after seed.
+
+Variables: MINUTES (go on until so many are over, whatever else), FIRST_SEED, RESUME (a file that
+keeps the totals, so that a campaign can be interrupted and goes on with the next seed),
+CHECK_EVERY (events between two looks at all nodes), SHRINK=0 (print failing schedules as they are),
+STOP=1 (end with the first failing one). Each failing seed is shrunk and told as a story on stderr.
+"""
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+from tests.campaigns.figures import integer, progress
+from tests.simulation.world.plan import Plan
+from tests.simulation.world.schedule import Report, play
+from tests.simulation.world.shrink import shrink, tell
+
+_PROGRESS_EVERY = 25
+
+
+@dataclass
+class Totals:
+    """What a campaign found so far."""
+
+    first_seed: int
+    schedules: int = 0
+    events: int = 0
+    seconds: float = 0.0
+    counts: dict[str, int] = field(default_factory=dict)
+    violations: dict[str, int] = field(default_factory=dict)
+    failing_seeds: list[int] = field(default_factory=list)
+
+    @classmethod
+    def resumed(cls) -> Self:
+        """Those of the file that RESUME names, if it is there; else none."""
+        path = _resume()
+        if path is not None and path.exists():
+            return cls(**json.loads(path.read_text()))
+        return cls(integer("FIRST_SEED", 1))
+
+    def add(self, report: Report) -> None:
+        """Take in a schedule."""
+        self.schedules += 1
+        self.events += report.events
+        self.counts = added(self.counts, report.counts)
+        self.violations = added(self.violations, Counter(sorted(report.names)))
+        if report.violations:
+            self.failing_seeds.append(report.seed)
+
+    @property
+    def broken(self) -> int:
+        """Violations in all."""
+        return sum(self.violations.values())
+
+
+def added(ones: dict[str, int], others: dict[str, int]) -> dict[str, int]:
+    """Sums by name."""
+    return dict(Counter(ones) + Counter(others))
+
+
+def play_on(
+    totals: Totals,
+    draw: Callable[[int], Plan],
+    enough: Callable[[], bool],
+    say: Callable[[], str],
+    *,
+    check_every: int,
+) -> None:
+    """Play the schedules that ``draw`` makes of seeds until ``enough``, or until MINUTES are over.
+    An interrupt ends it early. ``check_every`` unless CHECK_EVERY is set."""
+    minutes, resume = integer("MINUTES", 0), _resume()
+    shrinks, stops = bool(integer("SHRINK", 1)), bool(integer("STOP", 0))
+    run = partial(play, check_every=integer("CHECK_EVERY", check_every))
+    begin, before_s = time.monotonic(), totals.seconds
+    try:
+        while minutes or not enough():
+            totals.seconds = before_s + time.monotonic() - begin
+            if minutes and totals.seconds >= minutes * 60:
+                break
+            plan = draw(totals.first_seed + totals.schedules)
+            report = run(plan)
+            totals.add(report)
+            if report.violations:
+                if shrinks:
+                    plan, report = shrink(plan, report, run)
+                progress(tell(plan, report))
+                if stops:
+                    break
+            if totals.schedules % _PROGRESS_EVERY == 0:
+                progress(f"{say()}, {totals.broken} broken")
+            if resume is not None:
+                resume.write_text(json.dumps(asdict(totals)))
+    except KeyboardInterrupt:
+        progress("interrupted")
+    totals.seconds = before_s + time.monotonic() - begin
+
+
+def _resume() -> Path | None:
+    return Path(os.environ["RESUME"]) if os.environ.get("RESUME") else None
