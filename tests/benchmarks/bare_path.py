@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from tests.benchmarks.bare_node import NODES
+from tests.benchmarks.client_process import run_client
 from tests.benchmarks.traffic import Traffic
 from tests.campaigns.figures import ROOT, cpu_seconds
 
@@ -100,19 +101,8 @@ class BarePath:
 
     def _run(self, workload: str, records: int, **parameters: Any) -> dict[str, Any]:
         """Run a workload in a process of its own. Raises RuntimeError with its errors."""
-        given = json.dumps({"ports": self._ports, **parameters})
         before = self._cpu()
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.benchmarks.bare_client", workload, given],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        if done.returncode:
-            raise RuntimeError(f"bare {workload} failed:\n{done.stderr[-4000:]}")
-        row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        row = run_client("bare_client", workload, {"ports": self._ports, **parameters})
         row["broker_cpu_us_per_record"] = round((self._cpu() - before) / records * 1e6, 2)
         if "seconds" in row:
             row["records_per_second"] = round(records / row.pop("seconds"))

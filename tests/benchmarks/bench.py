@@ -10,10 +10,8 @@ of a latency row, Millstream's producer puts several records into a request (``r
 the bare path's does not: then the CPU per record says little.
 """
 
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,8 +24,9 @@ from millstream_server.local_cluster.supervisor import LocalCluster
 from tests.benchmarks.bare_node import NODES
 from tests.benchmarks.bare_path import BarePath
 from tests.benchmarks.client import LATENCY_WARM_S
+from tests.benchmarks.client_process import run_client
 from tests.benchmarks.traffic import Traffic, traffic_of
-from tests.campaigns.figures import ROOT, cpu_seconds, integer, print_result, progress
+from tests.campaigns.figures import cpu_seconds, integer, print_result, progress
 
 PARTITIONS = 3
 PRODUCE = ("produce-receipts", "produce-callbacks", "produce-many")
@@ -39,22 +38,6 @@ def broker_cpu(cluster: LocalCluster) -> float:
     return sum(
         cpu_seconds(cluster.pid(node.name) or 0) for node in cluster.plan.with_role("broker")
     )
-
-
-def run_client(workload: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Run one workload in a process of its own. Raises RuntimeError with its errors."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.client", workload, json.dumps(parameters)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{workload} failed:\n{done.stderr[-4000:]}")
-    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return row
 
 
 class Bench:
@@ -99,7 +82,7 @@ class Bench:
     def _run(self, workload: str, **parameters: Any) -> tuple[dict[str, Any], Traffic]:
         given = {**parameters, "topic": self._topic, "bootstrap": self._cluster.bootstrap_servers}
         counted, before = traffic_of(self._cluster), broker_cpu(self._cluster)
-        run = run_client(workload, given)
+        run = run_client("client", workload, given)
         cpu = broker_cpu(self._cluster) - before
         traffic = traffic_of(self._cluster).since(counted)
         run["broker_cpu_us_per_record"] = round(cpu / _records(parameters) * 1e6, 2)
