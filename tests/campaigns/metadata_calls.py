@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from millstream.v1 import metadata_service_pb2_grpc as pb_grpc
 
 _CALL_TIMEOUT_S = 3.0
 _RETRY_PAUSE_S = 0.05
+_PATIENCE_S = 20.0
 # A node that is killed must be found again soon after it is back.
 _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -27,6 +29,8 @@ _OPTIONS = (
 )
 # Refusals that a later try may not meet.
 _TRY_AGAIN = frozenset({"THROTTLED", "NOT_CONTROLLER", "NODE_SHUTTING_DOWN", "VERSION_CONFLICT"})
+# What a node says, or a client about it, that is out of touch with the others for a while.
+_COMES_BACK = frozenset({"UNAVAILABLE", "TIMED_OUT"})
 LINEARIZABLE = pb.ReadConsistency(linearizable=True)
 
 Method = Callable[[Any, float], Awaitable[Any]]
@@ -84,6 +88,18 @@ class MetadataCalls:
             return await getattr(self._stubs[0], method)(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise from_status(error) from None
+
+    async def read_patiently(self, method: str, request: Any) -> Any:
+        """Tries at the client's own node, until it is in touch with the others or time is up.
+        Raises MillstreamError."""
+        end = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return await self.read(method, request)
+            except MillstreamError as error:
+                if error.code not in _COMES_BACK or time.monotonic() >= end:
+                    raise
+            await asyncio.sleep(_RETRY_PAUSE_S)
 
     async def write(
         self, method: str, request: Any, deadline_s: float, *, patience: float = 1.0

@@ -9,8 +9,10 @@ import itertools
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from millstream import MillstreamError
 from millstream.v1 import metadata_service_pb2 as pb
@@ -142,10 +144,10 @@ class MetadataClient:
         record.generation += 1
 
     async def read_all(self) -> None:
-        """Read every register of every generation once, at this client's own node. Raises
-        MillstreamError."""
+        """Read every register of every generation once, at this client's own node, though it loses
+        touch with the others meanwhile. Raises MillstreamError."""
         for name in [one for one in self._record.histories if not one.startswith("kept")]:
-            await self.read(name, timeout_s=20.0)
+            await self._read(name, self.calls.read_patiently)
 
     async def set_register(self) -> None:
         """Write to some register, and write down what came of it."""
@@ -157,7 +159,7 @@ class MetadataClient:
         found: dict[str, bytes] = {}
         request = pb.ListTopicsRequest(consistency=LINEARIZABLE)
         while True:
-            page = await self.calls.read("ListTopics", request, 20.0)
+            page = await self.calls.read_patiently("ListTopics", request)
             found.update(
                 (one.name, one.SerializeToString(deterministic=True)) for one in page.topics
             )
@@ -265,13 +267,16 @@ class MetadataClient:
             await asyncio.sleep(0.1)
 
     async def read(self, name: str, timeout_s: float) -> Value:
-        """Read a register at this client's own node, and write down what it said. Raises
-        MillstreamError."""
+        """Read a register at this client's own node, in one try, and write down what it said.
+        Raises MillstreamError."""
+        return await self._read(name, partial(self.calls.read, timeout_s=timeout_s))
+
+    async def _read(self, name: str, reading: Callable[[str, Any], Awaitable[Any]]) -> Value:
         request = pb.DescribeTopicsRequest(names=[name], consistency=LINEARIZABLE)
         call = time.monotonic()
         value: Value = None
         try:
-            answer = await self.calls.read("DescribeTopics", request, timeout_s)
+            answer = await reading("DescribeTopics", request)
         except MillstreamError as error:
             if error.code != "UNKNOWN_TOPIC":
                 raise

@@ -9,7 +9,7 @@ from tests.campaigns.mutant import (
     mutant_command,
     write_the_journal_late,
 )
-from tests.campaigns.raft_kill import ALL, BRIEF, Campaign
+from tests.campaigns.raft_kill import ALL, BRIEF, VOTER, Campaign
 
 pytestmark = pytest.mark.slow
 
@@ -27,5 +27,6 @@ async def test_stale_reads_of_a_resumed_leader_are_found(tmp_path: Path) -> None
 
 async def test_acknowledged_writes_that_no_disk_holds_are_found(tmp_path: Path) -> None:
     campaign = Campaign(tmp_path, seed=1, command=mutant_command(write_the_journal_late))
-    await campaign.run([ALL] * 3, [])
-    assert campaign.tally.broken
+    # The first one gives the topics time to reach the disks.
+    await campaign.run([VOTER] + [ALL] * 3, [])
+    assert campaign.tally.lost or campaign.tally.violations
