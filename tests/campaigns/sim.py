@@ -12,7 +12,9 @@ from tests.campaigns import simulated
 from tests.campaigns.figures import integer, print_result
 from tests.campaigns.simulated import added, play_on
 from tests.simulation.world.branches import WANTED
-from tests.simulation.world.plan import CLASSES, draw_plan
+from tests.simulation.world.leader_plan import draw_leader_plan
+from tests.simulation.world.plan import CLASSES, Plan, draw_plan
+from tests.simulation.world.power_plan import draw_power_plan
 from tests.simulation.world.schedule import Report
 
 # Fewer schedules than this need not have seen every branch and every fault.
@@ -48,15 +50,23 @@ class Totals(simulated.Totals):
 def main() -> int:
     """Exit code 0 if nothing broke and everything was exercised."""
     seeds, faults = integer("SEEDS", 100), bool(integer("FAULTS", 1))
+    replicas = integer("REPLICAS", 0)
+    plain = partial(draw_plan, faults=faults, replication_factor=replicas)
     totals = Totals.resumed()
     play_on(
         totals,
-        partial(draw_plan, faults=faults, replication_factor=integer("REPLICAS", 0)),
+        plain if replicas or not faults else _draw,
         lambda: totals.schedules >= seeds,
         lambda: f"{totals.schedules} schedules",
         check_every=10,
     )
     return _result(totals, faults)
+
+
+def _draw(seed: int) -> Plan:
+    """Of four schedules one moves leaders and one cuts the power, again and again: what logs then
+    hold, and which disks, shows in few others."""
+    return (draw_power_plan, draw_plan, draw_plan, draw_leader_plan)[seed % 4](seed)
 
 
 def _result(totals: Totals, faults: bool) -> int:

@@ -231,9 +231,13 @@ class MemoryFiles:
         """Bytes of a file that the disk holds."""
         return len(self._inode(path).durable)
 
-    def rot(self, path: str, position: int, bits: int) -> None:
-        """Flip bits of a byte on the disk; the page cache knows nothing of it."""
-        self._inode(path).durable[position] ^= bits
+    def rot(self, path: str, position: int, bits: int, *, cached: bool = True) -> None:
+        """Flip bits of a byte on the disk. The page cache knows nothing of it; unless it is not
+        ``cached``, and so read from the disk."""
+        inode = self._inode(path)
+        inode.durable[position] ^= bits
+        if not cached and position // PAGE_BYTES not in inode.dirty:
+            inode.cached[position] ^= bits
 
     def used_bytes(self) -> int:
         """Bytes of all files."""

@@ -187,6 +187,6 @@ def test_what_is_read_above_the_mark_is_noted(mark: int, noted: list[str]) -> No
 
 def test_rot_is_read_again_and_found() -> None:
     plan = replace(draw_plan(1, faults=False, replication_factor=3), lasts_s=6.0)
-    report = play(plan.with_faults((Fault(4.0, "rot", 1, 0, 0.1, 0.3),)))
+    report = play(plan.with_faults((Fault(4.0, "rot", 1, 1, 0.1, 0.3),)))
     assert report.violations == []
     assert report.branches["34: recovery found rot"]

@@ -151,6 +151,29 @@ def test_a_crash_falls_between_what_is_told_and_its_sync(loop: SimLoop) -> None:
     executor.close()
 
 
+def test_a_busy_loop_hears_everything_late_and_in_order(loop: SimLoop) -> None:
+    owner, speed = process(loop, "owner"), Speed()
+    speed.work_s, speed.busy = (0.000_1, 0.000_1), 1.0
+    executor = SimExecutor(owner, "log-writer", speed)
+    done_at: list[float] = []
+    heard: list[int] = []
+
+    def job() -> float:
+        done_at.append(loop.now)
+        return loop.now
+
+    for number in range(30):
+        owner.call_soon(executor.submit, job, lambda *_, number=number: heard.append(number))
+    while not heard:
+        loop.run_until(loop.now + 0.000_01)
+    # The thread goes on without waiting to be heard.
+    before = len(done_at)
+    loop.run_until(loop.now + 1)
+    assert heard == list(range(30))
+    assert before > 1
+    executor.close()
+
+
 # The quorum
 
 

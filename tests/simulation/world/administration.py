@@ -133,6 +133,21 @@ class Operator:
         if await self._try(call):
             self._world.count("reassignments")
 
+    def move_leader(self, topic: TopicPlan, fault: Fault) -> None:
+        """Have a partition led by another of its replicas, while all of them run."""
+        self.process.spawn(self._move_leader(topic, fault.first % topic.partitions, fault.second))
+
+    async def _move_leader(self, topic: TopicPlan, partition: int, number: int) -> None:
+        image = self._world.decisions.newest
+        known = image.topic(topic.name) if image is not None else None
+        if known is None:
+            return
+        replicas = list(known.partitions[partition].replicas)
+        begin = 1 + number % max(1, len(replicas) - 1)
+        ring = replicas[begin:] + replicas[:begin]
+        await self._reassign(topic, partition, ring)
+        await self._elect()
+
     async def _try(self, call: Awaitable[object]) -> bool:
         try:
             await call

@@ -24,7 +24,9 @@ WANTED = (
     "5: partition without a leader",
     "6: eligible leader kept",
     "6: eligible leaders forgotten",
+    "6: damage told",
     "7: last known eligible leader kept",
+    "7: logs compared",
     "7: recovering leader elected",
     "7: recovery over",
     "7: recovery of a clean stop",
@@ -110,6 +112,8 @@ class Branches:
             "5: partition without a leader": after.leader_id is None,
             "6: eligible leader kept": bool(set(after.elr) - set(before.elr)),
             "6: eligible leaders forgotten": bool(before.elr and not after.elr),
+            "6: damage told": bool(set(after.damaged) - set(before.damaged)),
+            "7: logs compared": len(before.last_known_elr) > 1 and after.leader_id is not None,
             "7: last known eligible leader kept": bool(
                 set(after.last_known_elr) - set(before.last_known_elr)
             ),

@@ -8,23 +8,26 @@ disk has taken its time; never more than one thread runs. Whoever dies in betwee
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from millstream_server.runtime.ports import T
 from tests.simulation.world.process import Killed, Process
 
 _WRITER = "log-writer"
-# Part of the writer's jobs that stop before their sync; those of the others take no time. More
-# would find little more, and changing threads is what costs most.
-_STOPPING = 0.35
 
 
 class Speed:
     """How long the steps of jobs take, seconds; changed by faults."""
 
     def __init__(self) -> None:
-        # Until a thread has time, and until the event loop hears of it.
+        # Part of the writer's jobs that stop before their sync; those of the others take no time.
+        # More would find little more where syncs are quick, and changing threads costs most.
+        self.stopping = 0.35
+        # Until a thread has time, and until the event loop hears of it; at times the loop is busy.
         self.start_s = (0.000_02, 0.000_2)
+        self.busy = 0.05
+        self.busy_s = (0.001, 0.02)
         # A sync.
         self.work_s = (0.000_1, 0.002)
         # Slow disk: added to every job.
@@ -40,6 +43,8 @@ class SimExecutor:
         self._jobs: deque[tuple[Callable[[], Any], Callable[..., None]]] = deque()
         self._pending = 0
         self._busy = False
+        # What the event loop is yet to hear, in order.
+        self._told: deque[Callable[[], None]] = deque()
         self._thread = _JobThread(process) if name == _WRITER else None
 
     def submit(
@@ -52,11 +57,9 @@ class SimExecutor:
 
     def post(self, callback: Callable[[], None]) -> None:
         """See ``Executor``: from within a job to the event loop."""
-        if self._thread is None or not self._thread.running:
-            self._process.call_soon(callback)
-            return
-        self._process.call_in(self._process.random.uniform(*self._speed.start_s), callback)
-        self._thread.pause()
+        self._tell(callback)
+        if self._thread is not None and self._thread.running:
+            self._thread.pause()
 
     def pending(self) -> int:
         """See ``Executor``."""
@@ -70,7 +73,9 @@ class SimExecutor:
             self._thread.end()
         jobs, self._jobs = self._jobs, deque()
         for job, done in jobs:
-            self._process.call_soon(done, *_outcome(job))
+            self._tell(partial(done, *_outcome(job)))
+        for _ in self._told:
+            self._process.call_soon(self._hear)
 
     def _work_s(self) -> float:
         return self._process.random.uniform(*self._speed.work_s) + self._speed.extra_s
@@ -85,9 +90,8 @@ class SimExecutor:
         if not self._jobs:  # closed meanwhile
             return
         job, done = self._jobs.popleft()
-        if self._thread is None or self._process.random.random() >= _STOPPING:
-            result, error = _outcome(job)
-            self._process.call_soon(self._finished, done, result, error)
+        if self._thread is None or self._process.random.random() >= self._speed.stopping:
+            self._finished(done, *_outcome(job))
         else:
             self._thread.begin(job)
             self._look(done)
@@ -97,7 +101,7 @@ class SimExecutor:
         if self._thread.paused:
             self._process.call_in(self._speed.start_s[1] + self._work_s(), self._go_on, done)
         else:
-            self._process.call_soon(self._finished, done, *self._thread.outcome)
+            self._finished(done, *self._thread.outcome)
 
     def _go_on(self, done: Callable[..., None]) -> None:
         assert self._thread is not None
@@ -108,10 +112,28 @@ class SimExecutor:
     def _finished(
         self, done: Callable[..., None], result: Any, error: BaseException | None
     ) -> None:
-        self._pending -= 1
+        """The thread goes on before the event loop has heard."""
+
+        def heard() -> None:
+            self._pending -= 1
+            done(result, error)
+
+        self._tell(heard)
         self._busy = False
         self._start()
-        done(result, error)
+
+    def _tell(self, callback: Callable[[], None]) -> None:
+        random, speed = self._process.random, self._speed
+        busy = random.random() < speed.busy
+        self._told.append(callback)
+        self._process.call_in(
+            random.uniform(*(speed.busy_s if busy else speed.start_s)), self._hear
+        )
+
+    def _hear(self) -> None:
+        # Whoever is told later is not heard earlier.
+        if self._told:
+            self._told.popleft()()
 
 
 def _outcome(job: Callable[[], Any]) -> tuple[Any, BaseException | None]:

@@ -1,6 +1,9 @@
 """Makes the planned faults happen to a world, and undoes them when their time is over."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from random import Random
 
 from tests.fakes.memory_files import Fault as DiskFault
 from tests.simulation.world.administration import Operator
@@ -11,6 +14,10 @@ from tests.simulation.world.world import World
 
 # How often the supervisor of the brokers looks after them.
 _SUPERVISED_S = 1.0
+# How far apart brokers come back that all went down, and after how long the metadata nodes do at
+# the latest: those find out which brokers are dead.
+_APART_S = (0.0, 0.0, 0.5, 3.0)
+_METADATA_BACK_S = 0.5
 
 
 class FaultInjector:
@@ -94,10 +101,28 @@ class FaultInjector:
         return f"{machine.host} loses power"
 
     def _power_all(self, fault: Fault) -> str:
-        for machine in self._world.machines:
-            self._cut_power(machine, fault)
+        for machine, its in self._each_for_itself(fault):
+            self._cut_power(machine, its)
         self._count_cut("cuts_of_all_nodes")
         return "all nodes lose power"
+
+    def _kill_all(self, fault: Fault) -> str:
+        for machine, its in self._each_for_itself(fault):
+            if machine.running:
+                machine.kill()
+                self._later(its, partial(self.boot, machine))
+        return "all nodes are killed"
+
+    def _each_for_itself(self, fault: Fault) -> Iterator[tuple[Machine, Fault]]:
+        """Machines lose different parts of their memory. The brokers come back at different times:
+        at once, or one while others are taken for dead."""
+        chance = Random(f"{self._plan.seed}/{fault.at}")
+        apart_s = chance.choice(_APART_S)
+        for machine in self._world.machines:
+            back_s = min(fault.lasts_s, _METADATA_BACK_S)
+            if isinstance(machine, BrokerMachine):
+                back_s = fault.lasts_s + chance.uniform(0, apart_s)
+            yield machine, replace(fault, amount=chance.random(), lasts_s=back_s)
 
     def _count_cut(self, what: str) -> None:
         """Those before which nothing was acknowledged since the last one show little."""
@@ -149,9 +174,12 @@ class FaultInjector:
     # The network
 
     def _hosts(self, fault: Fault) -> tuple[str, str]:
-        hosts = [machine.host for machine in self._world.machines]
-        hosts += [process.host for process in self._world.clients]
-        first = hosts.pop(fault.first % len(hosts))
+        """Every third time two brokers, which have the most to tell each other."""
+        hosts = [machine.host for machine in self._world.brokers]
+        if fault.first % 3:
+            hosts += [machine.host for machine in self._world.metadata]
+            hosts += [process.host for process in self._world.clients]
+        first = hosts.pop(fault.first // 3 % len(hosts))
         return first, hosts[fault.second % len(hosts)]
 
     def _cut(self, fault: Fault) -> str:
@@ -298,15 +326,16 @@ class FaultInjector:
         machine = self._broker(fault)
         if machine is None or not self._may_rot(machine):
             return None
-        path = machine.rot(fault.second, fault.amount)
+        # Either somebody reads the disk, or the node is killed: else it would hardly be noticed.
+        lives = fault.second % 3 == 0
+        path = machine.rot(fault.second, fault.amount, cached=not lives)
         if path is None:
             return None
         self.rotten_hosts.add(machine.host)
         self._promises.disk_damaged(machine)
         flips = f"a byte of {path} flips on the disk of {machine.host}"
-        if fault.first % 3 == 0:
+        if lives:
             return flips
-        # Else it would hardly ever be read again.
         machine.kill()
         self._later(fault, lambda: self.boot(machine))
         return f"{flips}, which is killed"
@@ -336,6 +365,13 @@ class FaultInjector:
     def _elect_preferred(self, fault: Fault) -> str:
         self._operator.elect_preferred()
         return "preferred leaders are to be elected"
+
+    def _move_leader(self, fault: Fault) -> str | None:
+        topic = self._plan.topics[fault.first % len(self._plan.topics)]
+        if topic.replication_factor < 2:
+            return None
+        self._operator.move_leader(topic, fault)
+        return f"a partition of {topic.name} is to be led by another of its brokers"
 
     def _reassign(self, fault: Fault) -> str | None:
         topic = self._plan.topics[fault.first % len(self._plan.topics)]

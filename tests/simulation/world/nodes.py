@@ -39,6 +39,8 @@ CLUSTER_ID = "simulated"
 _PORT = 9092
 _LOG_PATH = "/data/log"
 _STOP_S = 30.0
+# Rot is to be found while a schedule lasts.
+_SCRUB_MS = 1_500
 
 
 class Machine:
@@ -153,15 +155,20 @@ class Machine:
         self.disk.make_directory("/data")
         self.disk.before = before
 
-    def rot(self, number: int, where: float) -> str | None:
-        """Flip a byte of a log on the disk, not in the page cache; returns which file, None if no
-        log has anything on the disk yet."""
-        found = [path for path in self.disk.paths() if path.endswith(".log")]
+    def rot(self, number: int, where: float, *, cached: bool) -> str | None:
+        """Flip a byte of a log on the disk; returns which file, None if no log has anything on the
+        disk yet. If it is not ``cached``, a byte that was written long ago, which is read from the
+        disk; what was written lately is in memory, and trusted."""
+        found = sorted(path for path in self.disk.paths() if path.endswith(".log"))
+        if not cached:
+            newest = {path.rpartition("/")[0]: path for path in found}
+            found = [path for path in found if path not in newest.values()]
         found = [path for path in found if self.disk.durable_size(path)]
         if not found:
             return None
         path = found[number % len(found)]
-        self.disk.rot(path, int(where * self.disk.durable_size(path)), 1 << number % 8)
+        position = int(where * self.disk.durable_size(path))
+        self.disk.rot(path, position, 1 << number % 8, cached=cached)
         return path
 
     def terminate(self) -> None:
@@ -333,6 +340,7 @@ class Settings:
             drain_timeout_ms=5_000,
             replica_lag_time_ms_max=lag_ms,
             in_sync_check_ms=min(1_000, lag_ms // 2),
+            scrub_interval_ms=_SCRUB_MS,
         )
         self.cluster = ClusterConfig(topic_configs=topic_configs)
         self.metadata = MetadataConfig(

@@ -11,7 +11,8 @@ from random import Random
 CLASSES: dict[str, tuple[float, float]] = {
     "kill": (0.6, 4.0),
     "power": (0.5, 6.0),
-    "power_all": (0.25, 4.0),
+    "power_all": (0.25, 6.0),
+    "kill_all": (0.2, 6.0),
     "crash_point": (0.5, 3.0),
     "terminate": (0.3, 4.0),
     "kill_metadata": (0.4, 4.0),
@@ -30,10 +31,14 @@ CLASSES: dict[str, tuple[float, float]] = {
     "step_down": (0.4, 0.0),
     "topic_churn": (0.3, 1.0),
     "elect_preferred": (0.3, 0.0),
+    "move_leader": (0.3, 0.0),
     "reassign": (0.4, 0.0),
     "wipe": (0.3, 2.0),
     "rot": (0.4, 1.0),
 }
+# How often a schedule has a slow disk, and how long its syncs take.
+_SLOW_BROKER = 0.3
+SLOW_SYNC_S = (0.05, 0.3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +106,8 @@ class Plan:
     faults: tuple[Fault, ...]
     # Of the network: usual delay, seconds.
     delay_s: tuple[float, float]
-    # Of a sync.
-    sync_s: tuple[float, float]
+    # Of a sync, by broker.
+    sync_s: tuple[tuple[float, float], ...]
     drift_ppm: tuple[int, ...]
     lose_outcome: float
     lose_entry: float
@@ -135,13 +140,21 @@ def draw_plan(seed: int, *, faults: bool = True, replication_factor: int = 0) ->
         writers=writers,
         faults=_faults(random, lasts_s) if faults else (),
         delay_s=random.choice(((0.0001, 0.0005), (0.0005, 0.003), (0.001, 0.02))),
-        sync_s=random.choice(((0.0001, 0.002), (0.001, 0.01), (0.005, 0.05))),
+        sync_s=draw_sync_s(random, brokers),
         drift_ppm=tuple(random.randint(-200, 200) if faults else 0 for _ in range(brokers)),
         lose_outcome=random.choice((0.0, 0.02, 0.1)) if disturbed else 0.0,
         lose_entry=random.choice((0.0, 0.02, 0.1)) if disturbed else 0.0,
         lag_ms=random.choice((10_000, 2_000, 500)) if faults else 10_000,
         voter_lag_s=random.choice((0.02, 0.02, 0.5)) if faults else 0.02,
     )
+
+
+def draw_sync_s(random: Random, brokers: int) -> tuple[tuple[float, float], ...]:
+    """How long syncs take, by broker. At times one has a disk that is far slower than the others':
+    what it was told to sync and has not is what it loses."""
+    usual = random.choice(((0.0001, 0.002), (0.001, 0.01), (0.005, 0.05)))
+    slow = random.randrange(brokers) if random.random() < _SLOW_BROKER else None
+    return tuple(SLOW_SYNC_S if number == slow else usual for number in range(brokers))
 
 
 def _topic(random: Random, number: int, replication_factor: int) -> TopicPlan:

@@ -6,7 +6,7 @@ records in the memory of a quorum must survive.
 
 from random import Random
 
-from tests.simulation.world.plan import Fault, Plan, TopicPlan, WriterPlan
+from tests.simulation.world.plan import Fault, Plan, TopicPlan, WriterPlan, draw_sync_s
 
 #: Cuts of a schedule.
 CUTS = 8
@@ -43,12 +43,12 @@ def draw_power_plan(seed: int) -> Plan:
         writers=writers,
         faults=faults,
         delay_s=random.choice(((0.0001, 0.0005), (0.0005, 0.003))),
-        sync_s=random.choice(((0.0001, 0.002), (0.001, 0.01), (0.005, 0.03))),
+        sync_s=draw_sync_s(random, 3),
         drift_ppm=(0, 0, 0),
         lose_outcome=0.0,
         lose_entry=0.0,
         lag_ms=random.choice((10_000, 500)),
-        voter_lag_s=0.02,
+        voter_lag_s=random.choice((0.02, 0.5)),
     )
 
 
@@ -71,7 +71,12 @@ def _faults(random: Random, kind: str) -> tuple[Fault, ...]:
         if random.random() < 0.3:
             before_s = random.uniform(0.0, 0.3)
             found.append(_fault(random, at - before_s, "kill", _KILLED_S))
-        found.append(_fault(random, at, kind, random.uniform(0.02, 0.4)))
+        if random.random() < 0.8:
+            found.append(_fault(random, at, kind, random.uniform(0.02, 0.4)))
+            continue
+        # So long that whoever is gone is taken for dead.
+        found.append(_fault(random, at, kind, random.uniform(3.0, 5.0)))
+        at += random.uniform(5.0, 9.0)
     return tuple(found)
 
 

@@ -16,7 +16,7 @@ from tests.simulation.world.clients import Reader, Writer
 from tests.simulation.world.faults import FaultInjector
 from tests.simulation.world.logs_on_disk import LogKey
 from tests.simulation.world.loop import Deadlock
-from tests.simulation.world.plan import Fault, Plan
+from tests.simulation.world.plan import SLOW_SYNC_S, Fault, Plan
 from tests.simulation.world.promises import Promises
 from tests.simulation.world.quorum import QuorumFaults
 from tests.simulation.world.world import World, simulation
@@ -96,9 +96,12 @@ class _Schedule:
         self._readers: list[Reader] = []
         self._unreplicated = {one.name for one in plan.topics if one.replication_factor == 1}
         world.network.delay_s = plan.delay_s
-        for machine, drift in zip(world.brokers, plan.drift_ppm, strict=True):
-            machine.drift_ppm = drift
-            machine.speed.work_s = plan.sync_s
+        disturbed = zip(world.brokers, plan.drift_ppm, plan.sync_s, strict=True)
+        for machine, drift_ppm, sync_s in disturbed:
+            machine.drift_ppm = drift_ppm
+            machine.speed.work_s = sync_s
+            if sync_s == SLOW_SYNC_S:
+                machine.speed.stopping = 1.0
 
     def run(self) -> Report:
         """Play it all."""
