@@ -21,6 +21,7 @@ from millstream_server.broker.hosted import HostedPartitions
 from millstream_server.broker.position import TruncatedLog, check_position
 from millstream_server.broker.refusal import Refusal
 from millstream_server.broker.runs import VERIFIED_BYTES, Run
+from millstream_server.broker.unheard_progress import UnheardProgress
 from millstream_server.runtime.errors import ServiceError, reason_number
 from millstream_server.storage.errors import StorageError
 
@@ -39,23 +40,22 @@ class FetchStream:
         self.peer = peer
         self._credit = Credit()
         self._cursors: dict[tuple[bytes, int], Cursor] = {}
-        # Cursors that may have records to read, in turn; those that wait for credit; those whose
-        # progress the client does not know yet.
+        # Cursors that may have records to read, in turn; those that wait for credit.
         self._ready: OrderedDict[Cursor, None] = OrderedDict()
         self._starved: OrderedDict[Cursor, None] = OrderedDict()
-        self._stale: dict[Cursor, None] = {}
         # Entries that need no credit: errors.
         self._notices: list[tuple[bytes, ...]] = []
         self._wake = asyncio.Event()
         self._taken = asyncio.Event()
-        self._progress_timer: asyncio.TimerHandle | None = None
-        self._progress_due = False
         self._cold_reads = 0
         self._settings: pb.FetchSettings | None = None
         self._run_bytes_max = self._config.fetch_message_bytes
         self._held_since_ms: int | None = None
         self._half_closed = False
         self._loop = asyncio.get_running_loop()
+        self._progress: UnheardProgress[Cursor] = UnheardProgress(
+            self._loop.call_later, self._wake.set
+        )
 
     # The client's side
 
@@ -153,8 +153,9 @@ class FetchStream:
         if cursor is not None:
             cursor.replica.readers.pop(cursor, None)
             cursor.closed = True
-            for group in (self._ready, self._starved, self._stale):
-                group.pop(cursor, None)
+            self._ready.pop(cursor, None)
+            self._starved.pop(cursor, None)
+            self._progress.heard(cursor)
 
     def _refuse(self, key: tuple[bytes, int], token: int, refusal: Refusal) -> None:
         self._hosted.counters.errors["fetch", refusal.reason] += 1
@@ -190,24 +191,9 @@ class FetchStream:
             self._wake.set()
 
     def _note_progress(self, cursor: Cursor) -> None:
-        if cursor.closed or not cursor.progress_unknown:
-            return
-        self._stale[cursor] = None
-        if self._progress_timer is None:
+        if not cursor.closed and cursor.progress_unknown:
             delay_s = self._config.watermark_push_ms / 1000 if cursor.pushed else 0.0
-            self._progress_timer = self._loop.call_later(delay_s, self._progress_is_due)
-
-    def _note_told(self, cursor: Cursor) -> None:
-        """Records told the progress of a cursor: nobody is to be woken for it any more."""
-        self._stale.pop(cursor, None)
-        if not self._stale and self._progress_timer is not None:
-            self._progress_timer.cancel()
-            self._progress_timer = None
-
-    def _progress_is_due(self) -> None:
-        self._progress_timer = None
-        self._progress_due = True
-        self._wake.set()
+            self._progress.note(cursor, delay_s)
 
     # Writing
 
@@ -215,7 +201,7 @@ class FetchStream:
         entries, self._notices = self._notices, []
         if not self._hold_back():
             self._add_records(entries)
-        if self._progress_due:
+        if self._progress.due:
             self._add_progress(entries)
         return join_entries(entries) if entries else None
 
@@ -268,7 +254,7 @@ class FetchStream:
             self._credit.spend(len(run.data))
             room -= len(run.data) + _ENTRY_HEADER_BYTES
             entries.append(encode_entry(cursor.advance(run), run.data))
-            self._note_told(cursor)
+            self._progress.heard(cursor)
             if cursor.has_records:
                 self._queue(cursor)
 
@@ -338,12 +324,10 @@ class FetchStream:
         )
 
     def _add_progress(self, entries: list[tuple[bytes, ...]]) -> None:
-        self._progress_due = False
-        stale, self._stale = self._stale, {}
+        stale = self._progress.take()
         entries += [encode_entry(cursor.progress()) for cursor in stale if cursor.progress_unknown]
 
     def _close(self) -> None:
         for key in list(self._cursors):
             self._remove(key)
-        if self._progress_timer is not None:
-            self._progress_timer.cancel()
+        self._progress.close()

@@ -24,6 +24,7 @@ from millstream_server.broker.replication.transfers import (
     Transfer,
 )
 from millstream_server.broker.runs import VERIFIED_BYTES, Run, measure
+from millstream_server.broker.unheard_progress import UnheardProgress
 from millstream_server.storage.errors import StorageError
 from millstream_server.storage.log import Log
 from millstream_server.v1 import replication_service_pb2 as pb
@@ -116,9 +117,9 @@ class Pushes:
         self._message_bytes = config.replication_message_bytes
         self._bounds = LaneBounds(config.catch_up_from_bytes, config.catch_up_from_bytes // 4)
         # Copies whose follower does not know the high watermark or the log start.
-        self._stale: dict[FollowerCopy, None] = {}
-        self._progress_due = False
-        self._progress_timer: asyncio.TimerHandle | None = None
+        self._progress: UnheardProgress[FollowerCopy] = UnheardProgress(
+            hosted.call_later, self.wake[Lane.TAIL].set
+        )
         # Runs while copies wait that are held back; see ``AddedCopies``.
         self._held_timer: asyncio.TimerHandle | None = None
 
@@ -144,61 +145,37 @@ class Pushes:
         """Push no more of a copy."""
         copy.closed = True
         copy.loaded = None
-        self._stale.pop(copy, None)
+        self._progress.heard(copy)
         for queue in self.queues.values():
             queue.remove(copy)
 
     def close(self) -> None:
         """Stop the timer, let the streams look up."""
-        if self._progress_timer is not None:
-            self._progress_timer.cancel()
-            self._progress_timer = None
+        self._progress.close()
         if self._held_timer is not None:
             self._held_timer.cancel()
             self._held_timer = None
         for event in self.wake.values():
             event.set()
 
-    # High watermarks
-
     def _note_progress(self, copy: FollowerCopy) -> None:
         replica = copy.replica
         if (
-            copy.told_watermark == replica.state.high_watermark
-            and copy.told_start == replica.start_offset
+            copy.told_watermark != replica.state.high_watermark
+            or copy.told_start != replica.start_offset
         ):
-            return
-        self._stale[copy] = None
-        if self._progress_timer is None and not self._progress_due:
-            self._progress_timer = self._hosted.call_later(
-                self._hosted.config.watermark_push_ms / 1000, self._progress_is_due
-            )
-
-    def _note_told(self, copy: FollowerCopy) -> None:
-        """Records told the progress of a copy: nobody is to be woken for it any more."""
-        self._stale.pop(copy, None)
-        if not self._stale and self._progress_timer is not None:
-            self._progress_timer.cancel()
-            self._progress_timer = None
-
-    def _progress_is_due(self) -> None:
-        self._progress_timer = None
-        if self._stale:  # else its copies are gone
-            self._progress_due = True
-            self.wake[Lane.TAIL].set()
+            self._progress.note(copy, self._hosted.config.watermark_push_ms / 1000)
 
     # Records
 
     def add_entries(self, lane: Lane, entries: Entries) -> None:
         """Add to a message of a lane what is to be pushed now."""
         self._add_records(lane, entries)
-        if lane is Lane.TAIL and self._progress_due:
+        if lane is Lane.TAIL and self._progress.due:
             self._add_progress(entries)
 
     def _add_progress(self, entries: Entries) -> None:
-        self._progress_due = False
-        stale, self._stale = self._stale, {}
-        for copy in stale:
+        for copy in self._progress.take():
             watermark, start = self._tell(copy)
             entries.append(progress_entry(copy.key, copy, watermark, start))
 
@@ -244,7 +221,7 @@ class Pushes:
         entries.append(push_entry(copy.key, copy, previous_epoch, run.data, *self._tell(copy)))
         copy.pushed(run.next_offset)
         copy.trusted = True
-        self._note_told(copy)
+        self._progress.heard(copy)
         self._hosted.counters.replication_bytes_out += len(run.data)
 
     def _take_run(self, copy: FollowerCopy, lane: Lane, room: int) -> Run | None:
