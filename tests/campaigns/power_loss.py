@@ -73,7 +73,6 @@ def main() -> int:
         draw_power_plan,
         lambda: totals.cuts >= cuts,
         lambda: f"{totals.cuts} cuts of all nodes",
-        check_every=50,
     )
     return _result(totals)
 

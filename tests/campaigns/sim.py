@@ -58,7 +58,6 @@ def main() -> int:
         plain if replicas or not faults else _draw,
         lambda: totals.schedules >= seeds,
         lambda: f"{totals.schedules} schedules",
-        check_every=10,
     )
     return _result(totals, faults)
 

@@ -2,7 +2,7 @@
 
 Variables: MINUTES (go on until so many are over, whatever else), FIRST_SEED, RESUME (a file that
 keeps the totals, so that a campaign can be interrupted and goes on with the next seed),
-CHECK_EVERY (events between two looks at all nodes), SHRINK=0 (print failing schedules as they are),
+SHRINK=0 (print failing schedules as they are),
 STOP=1 (end with the first failing one). Each failing seed is shrunk and told as a story on stderr.
 """
 
@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -69,14 +68,11 @@ def play_on(
     draw: Callable[[int], Plan],
     enough: Callable[[], bool],
     say: Callable[[], str],
-    *,
-    check_every: int,
 ) -> None:
     """Play the schedules that ``draw`` makes of seeds until ``enough``, or until MINUTES are over.
-    An interrupt ends it early. ``check_every`` unless CHECK_EVERY is set."""
+    An interrupt ends it early."""
     minutes, resume = integer("MINUTES", 0), _resume()
     shrinks, stops = bool(integer("SHRINK", 1)), bool(integer("STOP", 0))
-    run = partial(play, check_every=integer("CHECK_EVERY", check_every))
     begin, before_s = time.monotonic(), totals.seconds
     try:
         while minutes or not enough():
@@ -84,11 +80,11 @@ def play_on(
             if minutes and totals.seconds >= minutes * 60:
                 break
             plan = draw(totals.first_seed + totals.schedules)
-            report = run(plan)
+            report = play(plan)
             totals.add(report)
             if report.violations:
                 if shrinks:
-                    plan, report = shrink(plan, report, run)
+                    plan, report = shrink(plan, report, play)
                 progress(tell(plan, report))
                 if stops:
                     break

@@ -20,7 +20,7 @@ def plans(kind: str, times: int) -> list[Plan]:
 def test_nothing_is_lost_when_all_nodes_lose_power() -> None:
     cuts = 0
     for plan in plans("power_all", 2):
-        report = play(plan, check_every=50)
+        report = play(plan)
         assert report.violations == [], tell(plan, report)
         assert report.kept["REPLICATED_DISK"].acknowledged > CUTS
         cuts += report.counts["cuts_of_all_nodes"]
@@ -29,7 +29,7 @@ def test_nothing_is_lost_when_all_nodes_lose_power() -> None:
 
 def test_what_is_in_the_memory_of_a_quorum_survives_one_node() -> None:
     (plan,) = plans("power", 1)
-    report = play(plan, check_every=50)
+    report = play(plan)
     assert report.violations == [], tell(plan, report)
     assert report.counts["cuts_of_one_broker"] >= 3
     assert report.kept["REPLICATED_MEMORY"].acknowledged > CUTS
@@ -56,7 +56,7 @@ def found_by(kind: str) -> set[str]:
     """What some schedules find."""
     found: set[str] = set()
     for plan in plans(kind, 8):
-        found |= play(plan, check_every=50).names
+        found |= play(plan).names
         if found:
             break
     return found

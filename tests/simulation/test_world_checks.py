@@ -134,6 +134,64 @@ def test_a_task_that_dies_unheard_is_found(monkeypatch: pytest.MonkeyPatch) -> N
     assert report.names == {"task-died"}
 
 
+class Brokers:
+    """Two brokers, each with one replica."""
+
+    def __init__(self) -> None:
+        self.states: list[Any] = []
+        self.brokers = [self._broker(host) for host in ("b1", "b2")]
+        self.decisions = SimpleNamespace(newest=None, found=[])
+        world: Any = SimpleNamespace(
+            brokers=self.brokers, decisions=self.decisions, loop=SimpleNamespace(now=0.0)
+        )
+        self.invariants = Invariants(world, History())
+
+    def _broker(self, host: str) -> Any:
+        state = SimpleNamespace(
+            role=Role.FOLLOWING, leader_epoch=0, high_watermark=1, end_offset=2, topic="t"
+        )
+        self.states.append(state)
+        recovery = SimpleNamespace(damaged_logs=0)
+        return SimpleNamespace(
+            host=host,
+            node_id=int(host[1:]),
+            serves=True,
+            process=SimpleNamespace(name=f"{host}#1", host=host),
+            view=SimpleNamespace(image=Image(version=0, controller_epoch=0), node_epoch=0),
+            app=SimpleNamespace(
+                hosted=SimpleNamespace(replicas={(TOPIC_ID, 0): SimpleNamespace(state=state)}),
+                directory=SimpleNamespace(recovery=recovery),
+            ),
+        )
+
+    def event(self, number: int | None) -> None:
+        """A broker does something, or the simulator does."""
+        process = None if number is None else self.brokers[number].process
+        self.invariants.after_event(process)
+
+
+def test_whoever_did_something_is_looked_at_at_once() -> None:
+    one = Brokers()
+    one.event(0)
+    one.states[1].high_watermark = 3
+    one.event(0)  # no doing of the other's
+    with pytest.raises(Violation, match="hw-beyond-leo"):
+        one.event(1)
+
+
+@pytest.mark.parametrize("what", ["simulator", "decision", "acknowledgement"])
+def test_what_concerns_all_has_all_looked_at(what: str) -> None:
+    one = Brokers()
+    one.event(0)
+    one.states[1].high_watermark = 3
+    if what == "decision":
+        one.decisions.newest = Image(version=1, controller_epoch=0)
+    if what == "acknowledgement":
+        one.invariants.acknowledge(("t", 0), 1)
+    with pytest.raises(Violation, match="hw-beyond-leo"):
+        one.event(None if what == "simulator" else 0)
+
+
 class OneLog:
     """A world with one broker that leads one partition, as far as logs are looked at."""
 
@@ -148,7 +206,7 @@ class OneLog:
         process = SimpleNamespace(name="b1#1")
         broker = SimpleNamespace(serves=True, host="b1", process=process, disk=self.disk, app=app)
         world: Any = SimpleNamespace(brokers=[broker])
-        self.invariants = Invariants(world, History(), 1)
+        self.invariants = Invariants(world, History())
 
     def write(self, base_offset: int) -> None:
         """Append a batch of one record."""

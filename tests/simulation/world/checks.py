@@ -11,6 +11,7 @@ from millstream_server.storage.producers import ProducerTable
 from tests.checker.history import History
 from tests.simulation.world.logs_on_disk import LogKey, LogScan, StoredBatch
 from tests.simulation.world.nodes import BrokerMachine
+from tests.simulation.world.process import Process
 from tests.simulation.world.world import World
 
 LOGS_EVERY_S = 0.5
@@ -28,14 +29,17 @@ class Violation(Exception):
 
 
 class Invariants:
-    """Looks at all brokers after every ``every``-th event, and at their logs twice a second."""
+    """Looks after every event at the broker that did something, and at all brokers after one that
+    concerns all; at their logs twice a second."""
 
-    def __init__(self, world: World, history: History, every: int) -> None:
+    def __init__(self, world: World, history: History) -> None:
         self._world = world
         self._history = history
-        self._every = every
-        self._events = 0
+        self._brokers = {machine.host: machine for machine in world.brokers}
         self._logs_at = 0.0
+        # What all brokers were looked at with.
+        self._newest: Image | None = None
+        self._acknowledged_moved = False
         # Keys whose acknowledged records may be lost: their promise was outdone.
         self.excused: set[LogKey] = set()
         # Brokers on whose disks something was damaged: their files prove nothing.
@@ -50,7 +54,7 @@ class Invariants:
         self._leaders: dict[tuple[LogKey, int], int] = {}
         # (key, partition epoch) → the partition's state: the same in every image.
         self._states: dict[tuple[LogKey, int], PartitionState] = {}
-        self._images: dict[tuple[str, int], Image] = {}
+        self._images: dict[str, Image] = {}
         # Of each process: (LE, HW) per key.
         self._marks: dict[tuple[str, LogKey], tuple[int, int]] = {}
         self._known: dict[tuple[str, LogKey], Any] = {}
@@ -66,15 +70,24 @@ class Invariants:
         self._fenced_at: dict[str, float] = {}
         self.replicas_looked_at = 0
 
-    def after_event(self) -> None:
-        """Raises Violation."""
-        self._events += 1
-        if self._events % self._every:
-            return
-        self.look()
+    def after_event(self, process: Process | None) -> None:
+        """A process did something, or the simulator did. Raises Violation."""
+        concerns_all = process is None or self._acknowledged_moved
+        if concerns_all or self._newest is not self._world.decisions.newest:
+            self.look()
+        elif process is not None and process.host in self._brokers:
+            machine = self._brokers[process.host]
+            if machine.process is process and machine.serves:
+                self._look_at(machine)
         if self._world.loop.now - self._logs_at >= LOGS_EVERY_S:
             self._logs_at = self._world.loop.now
             self.look_at_logs()
+
+    def acknowledge(self, key: tuple[str, int], end: int) -> None:
+        """What is below an offset was acknowledged and can be read."""
+        if end > self.acknowledged_end.get(key, 0):
+            self.acknowledged_end[key] = end
+            self._acknowledged_moved = True
 
     def _serving(self) -> Iterator[BrokerMachine]:
         return (machine for machine in self._world.brokers if machine.serves)
@@ -82,56 +95,59 @@ class Invariants:
     # Images and states
 
     def look(self) -> None:
-        """Every image that is new, every replica."""
+        """Everything: every decision, every image that is new, every replica."""
+        self._newest = self._world.decisions.newest
+        self._acknowledged_moved = False
         for kind, text in self._world.decisions.found:
             raise Violation(kind, text)
         for machine in self._serving():
-            assert machine.process is not None
-            name = machine.process.name
-            image = machine.view.image
-            known = self._images.get((name, 0))
-            if image is not known:
-                self._look_at_image(name, known, image)
-                self._images[name, 0] = image
-            for key, replica in machine.app.hosted.replicas.items():
-                self._look_at_replica(machine, name, key, replica)
-        self._look_at_members()
+            self._look_at(machine)
 
-    def _look_at_members(self) -> None:
+    def _look_at(self, machine: BrokerMachine) -> None:
+        assert machine.process is not None
+        name = machine.process.name
+        image = machine.view.image
+        known = self._images.get(name)
+        if image is not known:
+            self._look_at_image(name, known, image)
+            self._images[name] = image
+        for key, replica in machine.app.hosted.replicas.items():
+            self._look_at_replica(machine, name, key, replica)
+        sound = machine.host not in self.rotten_hosts and machine.host != self.bad_disk
+        if sound and machine.app.directory.recovery.damaged_logs:
+            raise Violation("rot-on-sound-disk", machine.host)
+        if self._newest is not None:
+            self._look_at_member(machine, self._newest)
+
+    def _look_at_member(self, machine: BrokerMachine, newest: Image) -> None:
         """Whoever may be elected holds what was acknowledged (rule 17); whoever was fenced knows
         it before long (rule 3)."""
-        newest = self._world.decisions.newest
-        for machine in self._serving():
-            sound = machine.host not in self.rotten_hosts and machine.host != self.bad_disk
-            if sound and machine.app.directory.recovery.damaged_logs:
-                raise Violation("rot-on-sound-disk", machine.host)
-        for machine in self._serving() if newest is not None else ():
-            node = newest.nodes.get(machine.node_id)
-            if node is None or machine.view.node_epoch != node.epoch:
-                self._fenced_at.pop(machine.host, None)
+        node = newest.nodes.get(machine.node_id)
+        if node is None or machine.view.node_epoch != node.epoch:
+            self._fenced_at.pop(machine.host, None)
+            return
+        own = machine.view.image.nodes.get(machine.node_id)
+        knows = own is None or own.fenced or node.shutting_down
+        self._look_at_session(machine, node.fenced and not knows)
+        if machine.host in self.rotten_hosts:
+            return
+        for key, replica in machine.app.hosted.replicas.items():
+            end = self.acknowledged_end.get((self.topic_names.get(key[0], ""), key[1]), 0)
+            log = replica.log
+            if log.synced_end_offset >= end or key in self.excused:
                 continue
-            own = machine.view.image.nodes.get(machine.node_id)
-            knows = own is None or own.fenced or node.shutting_down
-            self._look_at_session(machine, node.fenced and not knows)
-            if machine.host in self.rotten_hosts:
+            state = newest.partition(*key)
+            if state is None:
                 continue
-            for key, replica in machine.app.hosted.replicas.items():
-                end = self.acknowledged_end.get((self.topic_names.get(key[0], ""), key[1]), 0)
-                log = replica.log
-                if log.synced_end_offset >= end or key in self.excused:
-                    continue
-                state = newest.partition(*key)
-                if state is None:
-                    continue
-                # Who joined had synced it all (rule 12); of the others this is known once they
-                # lost what they had in memory.
-                fsync = state.flush_mode == FLUSH_FSYNC
-                joined = (*key, machine.node_id) in self._world.decisions.joined
-                if not (fsync and joined) and log.end_offset >= end:
-                    continue
-                if machine.node_id in (*state.isr, *state.elr):
-                    text = f"{machine.host} lacks what was acknowledged below {end}: "
-                    raise Violation("member-incomplete", f"{text}{replica.state}; {state}")
+            # Who joined had synced it all (rule 12); of the others this is known once they lost
+            # what they had in memory.
+            fsync = state.flush_mode == FLUSH_FSYNC
+            joined = (*key, machine.node_id) in self._world.decisions.joined
+            if not (fsync and joined) and log.end_offset >= end:
+                continue
+            if machine.node_id in (*state.isr, *state.elr):
+                text = f"{machine.host} lacks what was acknowledged below {end}: "
+                raise Violation("member-incomplete", f"{text}{replica.state}; {state}")
 
     def _look_at_session(self, machine: BrokerMachine, fenced: bool) -> None:
         now = self._world.loop.now

@@ -72,8 +72,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         self.trace = 0
         # What broke that nobody caught: message, exception, name of the process.
         self.failures: list[tuple[str, BaseException | None, str]] = []
-        # Called after every event.
-        self.after_event: Callable[[], None] | None = None
+        # Called after every event with the process that it belonged to.
+        self.after_event: Callable[[Process | None], None] | None = None
         self._ready: deque[Scheduled] = deque()
         self._later: list[tuple[float, int, Scheduled]] = []
         self._number = 0
@@ -160,7 +160,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             if process is None or process.alive:
                 raise
         if self.after_event is not None:
-            self.after_event()
+            self.after_event(process)
 
     def note(self, *numbers: float) -> None:
         """Make something visible in the trace."""

@@ -64,7 +64,7 @@ class Report:
         return {name for name, _ in self.violations}
 
 
-def play(plan: Plan, *, check_every: int = 10) -> Report:
+def play(plan: Plan) -> Report:
     """Play a schedule; violations are in the report."""
     # What the standard library draws by itself (asyncio, uuid) must not differ either.
     random_module.seed(plan.seed)
@@ -78,16 +78,16 @@ def play(plan: Plan, *, check_every: int = 10) -> Report:
             lag_ms=plan.lag_ms,
         )
     ) as world:
-        return _Schedule(world, plan, check_every).run()
+        return _Schedule(world, plan).run()
 
 
 class _Schedule:
-    def __init__(self, world: World, plan: Plan, check_every: int) -> None:
+    def __init__(self, world: World, plan: Plan) -> None:
         self._world = world
         self._plan = plan
         self._report = Report(plan.seed)
         self.history = History()
-        self._invariants = Invariants(world, self.history, check_every)
+        self._invariants = Invariants(world, self.history)
         self._operator = Operator(world)
         self._promises = Promises(world, plan.topics)
         self._injector = FaultInjector(world, plan, self._operator, self._promises)
@@ -106,7 +106,7 @@ class _Schedule:
     def run(self) -> Report:
         """Play it all."""
         world, report = self._world, self._report
-        world.loop.after_event = self._after_event
+        world.loop.after_event = self._invariants.after_event
         world.broker_observers.append(lambda _: self._excuse())
         try:
             self._play()
@@ -136,9 +136,6 @@ class _Schedule:
         report.branches = self._branches.counts()
         report.story = self._injector.story
         return report
-
-    def _after_event(self) -> None:
-        self._invariants.after_event()
 
     # The course of things
 
@@ -197,8 +194,7 @@ class _Schedule:
 
     def _acknowledged(self, send: Send) -> None:
         if send.offset is not None and self._is_visible(send):
-            ends = self._invariants.acknowledged_end
-            ends[send.key] = max(send.offset + 1, ends.get(send.key, 0))  # type: ignore[index]
+            self._invariants.acknowledge(send.key, send.offset + 1)  # type: ignore[arg-type]
 
     def _is_visible(self, send: Send) -> bool:
         """False if a leader alone has it for the time being."""
