@@ -63,9 +63,10 @@ def main() -> int:
 
 
 def _draw(seed: int) -> Plan:
-    """Of four schedules one moves leaders and one cuts the power, again and again: what logs then
+    """Of five schedules two move leaders and one cuts the power, again and again: what logs then
     hold, and which disks, shows in few others."""
-    return (draw_power_plan, draw_plan, draw_plan, draw_leader_plan)[seed % 4](seed)
+    draws = (draw_power_plan, draw_plan, draw_plan, draw_leader_plan, draw_leader_plan)
+    return draws[seed % len(draws)](seed)
 
 
 def _result(totals: Totals, faults: bool) -> int:

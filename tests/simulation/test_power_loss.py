@@ -19,7 +19,7 @@ def plans(kind: str, times: int) -> list[Plan]:
 
 def test_nothing_is_lost_when_all_nodes_lose_power() -> None:
     cuts = 0
-    for plan in plans("power_all", 2):
+    for plan in plans("power_all", 3):
         report = play(plan)
         assert report.violations == [], tell(plan, report)
         assert report.kept["REPLICATED_DISK"].acknowledged > CUTS

@@ -13,16 +13,26 @@ CUTS = 8
 _FIRST_S = 2.2
 # Who is killed before a cut stays down until after it.
 _KILLED_S = 0.8
+# So shortly before a cut a disk is replaced that its broker is not missed yet.
+_WIPED_S = 0.15
+# A sync fails so long before a cut at most: what it was to write is on no disk.
+_SYNC_FAILS_S = 0.6
 
 
 def draw_power_plan(seed: int) -> Plan:
     """The schedule of a seed."""
     random = Random(f"{seed}/power")
     faults = _faults(random, "power_all" if random.random() < 0.75 else "power")
+    alone = random.random() < 0.5
+    if not alone:  # else a disk that is replaced takes what nobody else has
+        before_s = random.uniform(0.0, _WIPED_S)
+        cut = random.choice(faults)
+        wipe = _fault(random, cut.at - before_s, "wipe", _KILLED_S)
+        faults = tuple(sorted((*faults, wipe), key=lambda fault: fault.at))
     topics = (
         _topic(random, 0, 3, "fsync"),
-        _topic(random, 1, 1, "fsync"),
-        _topic(random, 2, random.choice((1, 3, 3, 3)), "page_cache"),
+        _topic(random, 1, 1 if alone else 3, "fsync"),
+        _topic(random, 2, random.choice((1, 3, 3, 3)) if alone else 3, "page_cache"),
     )
     writers = tuple(
         WriterPlan(
@@ -71,6 +81,9 @@ def _faults(random: Random, kind: str) -> tuple[Fault, ...]:
         if random.random() < 0.3:
             before_s = random.uniform(0.0, 0.3)
             found.append(_fault(random, at - before_s, "kill", _KILLED_S))
+        if random.random() < 0.2:
+            before_s = random.uniform(0.0, _SYNC_FAILS_S)
+            found.append(_fault(random, at - before_s, "sync_error", _SYNC_FAILS_S))
         if random.random() < 0.8:
             found.append(_fault(random, at, kind, random.uniform(0.02, 0.4)))
             continue
