@@ -93,7 +93,11 @@ def apply_fence_node(builder: ImageBuilder, command: pb.FenceNode) -> None:
     """End a session; elections and leases follow in the same command (invariant 3)."""
     node = _registered(builder, command.node_id, command.node_epoch)
     builder.put_node(replace(node, fenced=True))
-    _leave(builder, node.node_id)
+    builder.change_partitions_of(
+        node.node_id,
+        lambda partition: elections.without_replica(partition, node.node_id, builder.nodes),
+    )
+    builder.lease_shards()
 
 
 def apply_unfence_node(builder: ImageBuilder, command: pb.UnfenceNode) -> None:
@@ -113,7 +117,13 @@ def apply_drain_node(builder: ImageBuilder, command: pb.DrainNode) -> None:
     """Move everything away from a node that wants to stop."""
     node = _registered(builder, command.node_id, command.node_epoch)
     builder.put_node(replace(node, shutting_down=True))
-    _leave(builder, node.node_id)
+    builder.change_partitions_of(
+        node.node_id,
+        lambda partition: elections.without_draining_replica(
+            partition, node.node_id, builder.nodes
+        ),
+    )
+    builder.lease_shards()
 
 
 def apply_unregister_node(builder: ImageBuilder, command: pb.UnregisterNode) -> None:
@@ -147,14 +157,6 @@ def apply_take_log_directory_offline(
             partition, node.node_id, builder.nodes, directory_kept=True
         ),
     )
-
-
-def _leave(builder: ImageBuilder, node_id: int) -> None:
-    builder.change_partitions_of(
-        node_id,
-        lambda partition: elections.without_replica(partition, node_id, builder.nodes),
-    )
-    builder.lease_shards()
 
 
 def _registered(builder: ImageBuilder, node_id: int, node_epoch: int) -> NodeState:

@@ -165,12 +165,14 @@ def _alteration(
     """The replicas in the end, and the command that leads there. Raises Refused."""
     if not wanted.replica_ids and not wanted.replication_factor:
         after = reassignments.cancelled(partition, image.nodes)
+        if after is partition:
+            return after.target, ()
         command = command_pb.CancelReassignment(
             topic_id=topic.topic_id,
             partition=partition.number,
             expected_partition_epoch=partition.partition_epoch,
         )
-        return after.replicas, (command_pb.MetadataCommand(cancel_reassignment=command),)
+        return after.target, (command_pb.MetadataCommand(cancel_reassignment=command),)
     target = tuple(wanted.replica_ids)
     if not target:
         target = _with_factor(image, partition, wanted.replication_factor, room)
@@ -213,9 +215,11 @@ def _begun(
     defaults: ClusterDefaults,
 ) -> Commands:
     """The command that begins a reassignment; none if the partition is on its way already."""
+    if partition.reassignment is not None and target == partition.target:
+        return ()
     min_isr = topic_config.min_insync_replicas(topic.configs, defaults.topic_configs, len(target))
     after = reassignments.begun(partition, target, min_isr, image.nodes)
-    if after is partition or (partition.reassignment is not None and target == partition.target):
+    if after is partition:
         return ()
     command = command_pb.ReassignPartition(
         topic_id=topic.topic_id,

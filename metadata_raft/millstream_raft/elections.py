@@ -14,8 +14,8 @@ Nodes = Mapping[int, NodeState]
 
 
 def without_replica(partition: PartitionState, node_id: int, nodes: Nodes) -> PartitionState:
-    """The partition after a replica's session ended, or while it stops: it leaves the ISR, into
-    the ELR where the ISR falls below its minimum (invariant 6), and another leader is elected."""
+    """The partition after a replica's session ended: it leaves the ISR, into the ELR where the ISR
+    falls below its minimum (invariant 6), and another leader is elected."""
     if node_id not in partition.isr and partition.leader_id != node_id:
         return partition
     isr = _without(partition.isr, node_id)
@@ -23,6 +23,19 @@ def without_replica(partition: PartitionState, node_id: int, nodes: Nodes) -> Pa
     if len(isr) < partition.min_isr and node_id in partition.isr and node_id not in elr:
         elr = (*elr, node_id)
     return stepped(partition, elected(_with_sets(partition, isr, elr), nodes))
+
+
+def without_draining_replica(
+    partition: PartitionState, node_id: int, nodes: Nodes
+) -> PartitionState:
+    """The partition while a replica's node is drained: as if its session had ended, but a leader
+    only loses the lead where another one is in sync. It may not have heard, and answers on within
+    its session: it leaves the ISR once it copies from the new leader (see ``reassignments.py``)."""
+    if partition.leader_id == node_id:
+        led = elected(partition, nodes)
+        if led.leader_id is not None:
+            return stepped(partition, led)
+    return without_replica(partition, node_id, nodes)
 
 
 def without_damaged_replica(

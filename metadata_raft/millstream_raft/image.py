@@ -96,8 +96,9 @@ class Reassignment:
 
     # Node ids in the end; the first is the preferred leader then.
     target: tuple[int, ...]
-    # Node ids of the target that had no replica before; they stand behind all others.
-    adding: tuple[int, ...]
+    # Node ids that had no replica before, a leader that leaves again among them perhaps; they stand
+    # behind all others.
+    added: tuple[int, ...]
     # Least in-sync replicas in the end.
     min_isr: int
 
@@ -143,7 +144,7 @@ class PartitionState:
     @property
     def adding(self) -> tuple[int, ...]:
         """Node ids that a reassignment adds."""
-        return self.reassignment.adding if self.reassignment is not None else ()
+        return tuple(one for one in self._added if one in self.target)
 
     @property
     def removing(self) -> tuple[int, ...]:
@@ -159,8 +160,12 @@ class PartitionState:
     @property
     def settled(self) -> tuple[int, ...]:
         """Node ids of the replicas that a reassignment did not add."""
-        adding = self.adding
-        return tuple(one for one in self.replicas if one not in adding)
+        added = self._added
+        return tuple(one for one in self.replicas if one not in added)
+
+    @property
+    def _added(self) -> tuple[int, ...]:
+        return self.reassignment.added if self.reassignment is not None else ()
 
     @property
     def preferred_leader_id(self) -> int:

@@ -21,7 +21,7 @@ from millstream_raft.image import (
 )
 from millstream_raft.image_codec import seal_partitions, sealed_topic
 from millstream_raft.placement import lease_shards
-from millstream_raft.reassignments import finished
+from millstream_raft.reassignments import carried_on
 
 PartitionChange = Callable[[PartitionState], PartitionState]
 Shape = tuple[Any, ...]
@@ -232,7 +232,7 @@ class ImageBuilder:
             own = self._partitions[topic_id] = list(self.partitions(topic_id))
         for partition in changed:
             before = own[partition.number]
-            after = own[partition.number] = finished(before, partition, self._nodes)
+            after = own[partition.number] = carried_on(before, partition, self._nodes)
             if after.leader_id not in (None, before.leader_id):
                 self._note_election(topic_id, after, before, election)
         self._changed_topics.add(topic_id)

@@ -150,7 +150,7 @@ def _encode_shape(partition: PartitionState) -> bytes:
             for log in partition.recovered_logs
         ],
         damaged_replica_ids=partition.damaged,
-        adding_replica_ids=partition.adding,
+        adding_replica_ids=reassignment.added if reassignment is not None else (),
         target_replica_ids=reassignment.target if reassignment is not None else (),
         target_min_isr=reassignment.min_isr if reassignment is not None else 0,
         possible_loss=partition.possible_loss,
@@ -242,7 +242,7 @@ def _read_reassignment(record: pb.PartitionRecord) -> Reassignment | None:
         return None
     return Reassignment(
         target=tuple(record.target_replica_ids),
-        adding=tuple(record.adding_replica_ids),
+        added=tuple(record.adding_replica_ids),
         min_isr=record.target_min_isr,
     )
 

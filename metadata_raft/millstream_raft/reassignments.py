@@ -2,6 +2,11 @@
 
 Replicas are added first, and the old ones leave only when all of the target are in sync, so that
 no acknowledged record is ever held by fewer. The end steps the leader epoch (invariant 2).
+
+A leader that is not in the target loses the lead first, and stays in sync: a live broker goes on
+answering for as long as it has not heard, and its session lasts (invariant 3). While it counts for
+the high watermark, nothing is committed that its answers lack. The new leader takes it out of the
+in-sync set once it copies; see ``in_sync_changes``.
 """
 
 from dataclasses import replace
@@ -15,50 +20,72 @@ def begun(
     partition: PartitionState, target: tuple[int, ...], min_isr: int, nodes: Nodes
 ) -> PartitionState:
     """The partition on its way to ``target``. Replicas that a former
-    reassignment was adding stay only if the target has them too.
+    reassignment was adding stay only if the target has them too, or if they lead.
 
     Raises Refused INVALID_REPLICA_ASSIGNMENT if nobody would be left who holds everything, or if
     that is not known yet.
     """
     if not target or len(set(target)) != len(target):
         raise Refused("INVALID_REPLICA_ASSIGNMENT", f"replicas {list(target)}: none, or repeated")
-    adding = tuple(one for one in target if one not in partition.settled)
-    moving = _held_by(partition, (*partition.settled, *adding))
-    if target != moving.replicas or adding:
-        moving = replace(moving, reassignment=Reassignment(target, adding, min_isr))
-    return stepped(partition, elected(moving, nodes))
+    added = tuple(one for one in target if one not in partition.settled)
+    return _moved(partition, target, added, min_isr, nodes)
 
 
 def cancelled(partition: PartitionState, nodes: Nodes) -> PartitionState:
-    """The partition with the replicas from before. Raises Refused NO_REASSIGNMENT_IN_PROGRESS, and
-    INVALID_REPLICA_ASSIGNMENT if only added replicas hold everything, or may do so."""
+    """The partition with the replicas from before, or on its way to them if an added one leads.
+    Raises Refused NO_REASSIGNMENT_IN_PROGRESS, and INVALID_REPLICA_ASSIGNMENT if only added
+    replicas hold everything, or may do so."""
     if partition.reassignment is None:
         raise Refused("NO_REASSIGNMENT_IN_PROGRESS", "the partition is not being reassigned")
-    return stepped(partition, elected(_held_by(partition, partition.settled), nodes))
+    return _moved(partition, partition.settled, (), partition.min_isr, nodes)
 
 
-def finished(before: PartitionState, after: PartitionState, nodes: Nodes) -> PartitionState:
-    """``after``, which came from ``before`` by one command, with its reassignment finished if all
-    of the target are in sync; the leader epoch is stepped then (invariant 2). Whatever changes a
-    partition may finish it: an election can leave a sole in-sync replica that is the target."""
+def carried_on(before: PartitionState, after: PartitionState, nodes: Nodes) -> PartitionState:
+    """``after``, which came from ``before`` by one command, with the next step of its reassignment
+    taken if all of the target are in sync: one of them leads, and once nobody else is in sync the
+    reassignment is finished, which steps the leader epoch (invariant 2). Whatever changes a
+    partition may carry it on: an election can leave a sole in-sync replica that is the target."""
     moved = after.reassignment
     if moved is None or not set(moved.target) <= set(after.isr):
         return after
-    there = replace(
-        after,
-        replicas=moved.target,
-        isr=moved.target,
-        elr=(),
-        min_isr=moved.min_isr,
-        damaged=tuple(one for one in after.damaged if one in moved.target),
-        reassignment=None,
-    )
-    there = elected(there, nodes)
+    led = after
+    if after.leader_id not in (None, *moved.target):
+        able = (one for one in moved.target if (node := nodes.get(one)) and node.may_lead)
+        led = replace(after, leader_id=next(able, after.leader_id))
+    if set(led.isr) == set(moved.target):
+        there = replace(
+            led,
+            replicas=moved.target,
+            isr=moved.target,
+            elr=(),
+            min_isr=moved.min_isr,
+            damaged=tuple(one for one in after.damaged if one in moved.target),
+            reassignment=None,
+        )
+        led = elected(there, nodes)
+    elif led is after:
+        return after
     return replace(
-        there,
+        led,
         leader_epoch=before.leader_epoch + 1,
         partition_epoch=before.partition_epoch + 1,
     )
+
+
+def _moved(
+    partition: PartitionState,
+    target: tuple[int, ...],
+    added: tuple[int, ...],
+    min_isr: int,
+    nodes: Nodes,
+) -> PartitionState:
+    leader_id = partition.leader_id
+    if leader_id is not None and leader_id not in (*partition.settled, *added):
+        added = (*added, leader_id)
+    moving = _held_by(partition, (*partition.settled, *added))
+    if target != moving.replicas or added:
+        moving = replace(moving, reassignment=Reassignment(target, added, min_isr))
+    return stepped(partition, elected(moving, nodes))
 
 
 def _held_by(partition: PartitionState, replicas: tuple[int, ...]) -> PartitionState:

@@ -1,18 +1,24 @@
 """What campaigns of simulated schedules share: their totals, and to play seed after seed.
 
-Variables: MINUTES (go on until so many are over, whatever else), FIRST_SEED, RESUME (a file that
-keeps the totals, so that a campaign can be interrupted and goes on with the next seed),
-SHRINK=0 (print failing schedules as they are),
+Variables: MINUTES (go on until so many are over, whatever else), FIRST_SEED, JOBS (processes that
+play at a time), RESUME (a file that keeps the totals, so that a campaign can be interrupted and
+goes on with the next seed), SHRINK=0 (print failing schedules as they are),
 STOP=1 (end with the first failing one). Each failing seed is shrunk and told as a story on stderr.
 """
 
 import json
 import os
+import signal
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from itertools import count
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Self
 
 from tests.campaigns.figures import integer, progress
@@ -21,6 +27,8 @@ from tests.simulation.world.schedule import Report, play
 from tests.simulation.world.shrink import shrink, tell
 
 _PROGRESS_EVERY = 25
+# Schedules under way for each process: some take ten times as long as others.
+_AHEAD = 4
 
 
 @dataclass
@@ -74,27 +82,60 @@ def play_on(
     minutes, resume = integer("MINUTES", 0), _resume()
     shrinks, stops = bool(integer("SHRINK", 1)), bool(integer("STOP", 0))
     begin, before_s = time.monotonic(), totals.seconds
+    plans = (draw(seed) for seed in count(totals.first_seed + totals.schedules))
     try:
-        while minutes or not enough():
-            totals.seconds = before_s + time.monotonic() - begin
-            if minutes and totals.seconds >= minutes * 60:
-                break
-            plan = draw(totals.first_seed + totals.schedules)
-            report = play(plan)
-            totals.add(report)
-            if report.violations:
-                if shrinks:
-                    plan, report = shrink(plan, report, play)
-                progress(tell(plan, report))
-                if stops:
+        with closing(_played(plans, integer("JOBS", 1))) as played:
+            while minutes or not enough():
+                totals.seconds = before_s + time.monotonic() - begin
+                if minutes and totals.seconds >= minutes * 60:
                     break
-            if totals.schedules % _PROGRESS_EVERY == 0:
-                progress(f"{say()}, {totals.broken} broken")
-            if resume is not None:
-                resume.write_text(json.dumps(asdict(totals)))
+                plan, report = next(played)
+                totals.add(report)
+                if report.violations:
+                    if shrinks:
+                        plan, report = shrink(plan, report, play)
+                    progress(tell(plan, report))
+                    if stops:
+                        break
+                if totals.schedules % _PROGRESS_EVERY == 0:
+                    progress(f"{say()}, {totals.broken} broken")
+                if resume is not None:
+                    resume.write_text(json.dumps(asdict(totals)))
     except KeyboardInterrupt:
         progress("interrupted")
     totals.seconds = before_s + time.monotonic() - begin
+
+
+def _played(plans: Iterator[Plan], jobs: int) -> Iterator[tuple[Plan, Report]]:
+    """Plans and their reports, in order, played by so many processes beside one another."""
+    if jobs == 1:
+        for plan in plans:
+            yield plan, play(plan)
+        return
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin_player)
+    under_way: deque[tuple[Plan, Future[Report]]] = deque()
+    try:
+        while True:
+            while len(under_way) < jobs * _AHEAD:
+                plan = next(plans)
+                under_way.append((plan, pool.submit(play, plan)))
+            plan, report = under_way.popleft()
+            yield plan, report.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_player() -> None:
+    """An interrupt is for the parent; and whatever ends that one must end this process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def outlive() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=outlive, daemon=True).start()
 
 
 def _resume() -> Path | None:

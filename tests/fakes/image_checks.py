@@ -47,9 +47,11 @@ def check_partition(image: Image, partition: PartitionState) -> None:
     assert partition.min_isr >= 1
     moved = partition.reassignment
     if moved is not None:
-        assert set(moved.adding) <= set(moved.target) <= replicas
-        assert partition.replicas == (*partition.settled, *moved.adding)
-        assert not set(moved.target) <= isr, "it would be finished"
+        assert set(partition.adding) <= set(moved.target) <= replicas
+        assert partition.replicas == (*partition.settled, *moved.added)
+        assert set(moved.target) != isr, "it would be finished"
+        if set(moved.target) <= isr and partition.leader_id not in (None, *moved.target):
+            assert not any(image.nodes[one].may_lead for one in moved.target), "it would lead"
     assert not elr or len(isr) < partition.min_isr
     for node_id in isr:
         node = image.nodes[node_id]

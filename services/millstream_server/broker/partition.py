@@ -63,6 +63,8 @@ class Partition:
         self.leader_id: int | None = None
         self.leader_epoch = 0
         self.replicas: tuple[int, ...] = ()
+        # Those of them that stay; all, unless the partition is reassigned.
+        self.target: frozenset[int] = frozenset()
         self.in_sync = InSyncSet()
         # True: every end that counts is a synced one (invariant 10).
         self.fsync = True
@@ -175,6 +177,7 @@ class Partition:
         self.leader_id = state.leader_id
         self.leader_epoch = state.leader_epoch
         self.replicas = state.replicas
+        self.target = frozenset(state.target)
         self.recovering = state.recovering
         self.fsync = state.flush_mode == FLUSH_FSYNC
         self.followers.count_synced(self.fsync)

@@ -1459,7 +1459,9 @@ class PartitionRecord(_message.Message):
 
     @_builtins.property
     def adding_replica_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Node ids that a reassignment adds; they stand behind the others in `replica_ids`."""
+        """Node ids that had no replica before the reassignment, one that led meanwhile and leaves again
+        among them perhaps; they stand behind the others in `replica_ids`.
+        """
 
     @_builtins.property
     def target_replica_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

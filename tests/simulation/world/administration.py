@@ -103,6 +103,15 @@ class Operator:
         if await self._try(self._client.call(methods.ELECT_LEADERS, request)):
             self._world.count("preferred_elections")
 
+    def drain(self, node_id: int) -> None:
+        """Move leaders away from a broker, which runs on."""
+        self.process.spawn(self._drain(node_id))
+
+    async def _drain(self, node_id: int) -> None:
+        request = metadata.DrainBrokerRequest(node_id=node_id)
+        if await self._try(self._client.call(methods.DRAIN_BROKER, request)):
+            self._world.count("drains")
+
     def elect_unclean(self, topic_id: bytes, partition: int) -> None:
         """Give a partition a leader although acknowledged records may be lost."""
         self.process.spawn(self._elect_unclean(topic_id, partition))

@@ -123,8 +123,10 @@ class _Step:
         yield from self._epochs(own, was, now)
         yield from self._joiners(own, was)
         moved = any("reassign" in kind for kind, _ in own) or was.replicas != now.replicas
+        moved |= was.reassignment is not None and set(was.target) <= set(now.isr)
         unclean = any(kind == "elect_leader" and body.unclean for kind, body in own)
         gone = self._gone(own, was)
+        yield from self._deposed(gone, was, now)
         if not moved and not unclean:
             yield from self._places(gone, was, now)
             if now.leader_id not in (None, was.leader_id):
@@ -147,6 +149,18 @@ class _Step:
                 was.partition_epoch <= body.expected_partition_epoch < now.partition_epoch
             ):
                 yield "stale-decision", f"{kind} expected {body.expected_partition_epoch}"
+
+    def _deposed(
+        self, gone: set[int], was: PartitionState, now: PartitionState
+    ) -> Iterator[tuple[str, str]]:
+        """A live leader answers on until it hears: it stays in sync when it loses the lead."""
+        former = was.leader_id
+        if former is None or former in now.isr or now.leader_id is None or former in gone:
+            return
+        alone = was.isr == (former,)  # nobody else was in sync: eligible ones may be there
+        before, after = self.before.nodes.get(former), self.after.nodes.get(former)
+        if before and after and before.epoch == after.epoch and not after.fenced and not alone:
+            yield "live-leader-put-out", f"node {former}"
 
     def _joiners(
         self, own: list[tuple[str, Any]], was: PartitionState

@@ -1,6 +1,6 @@
 """Makes the planned faults happen to a world, and undoes them when their time is over."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from random import Random
@@ -9,11 +9,14 @@ from tests.fakes.memory_files import Fault as DiskFault
 from tests.simulation.world.administration import Operator
 from tests.simulation.world.nodes import BrokerMachine, Machine
 from tests.simulation.world.plan import Fault, Plan
+from tests.simulation.world.process import Process
 from tests.simulation.world.promises import Promises
 from tests.simulation.world.world import World
 
 # How often the supervisor of the brokers looks after them.
 _SUPERVISED_S = 1.0
+# For how long a drained broker runs on.
+_DRAINED_S = 3.0
 # How far apart brokers come back that all went down, and after how long the metadata nodes do at
 # the latest: those find out which brokers are dead.
 _APART_S = (0.0, 0.0, 0.5, 3.0)
@@ -39,6 +42,8 @@ class FaultInjector:
         # The broker with the bad disk. Only one has it: the rules promise nothing once the disks
         # of several fail, but to wait for an operator.
         self.bad_disk: str | None = None
+        # Since when processes of brokers have been drained.
+        self._drained_since_s: dict[Process, float] = {}
 
     def strike(self, fault: Fault) -> None:
         """Make a fault happen now."""
@@ -145,6 +150,17 @@ class FaultInjector:
         machine.process.on_death(lambda: self._later(fault, lambda: self.boot(machine)))
         return f"{machine.host} is asked to stop"
 
+    def _drain(self, fault: Fault) -> str | None:
+        """Every other time the broker hears of it late. The supervisor restarts it."""
+        machine = self._broker(fault)
+        if machine is None:
+            return None
+        self._operator.drain(machine.node_id)
+        if fault.second % 2:
+            return f"{machine.host} is drained"
+        self._cut_links(self._links(machine, self._world.metadata), fault)
+        return f"{machine.host} is drained, cut off from the metadata nodes"
+
     def _kill_metadata(self, fault: Fault) -> str | None:
         running = [machine for machine in self._world.metadata if machine.running]
         if not running:
@@ -197,13 +213,13 @@ class FaultInjector:
         machine = machines[fault.first % len(machines)]
         # From all nodes, or from the metadata nodes only; clients still reach it.
         others = machines if fault.amount < 0.5 else self._world.metadata
-        links = []
-        for other in others:
-            if other is not machine:
-                links += [(machine.host, other.host), (other.host, machine.host)]
-        self._cut_links(links, fault)
+        self._cut_links(self._links(machine, others), fault)
         who = "all nodes" if fault.amount < 0.5 else "the metadata nodes"
         return f"{machine.host} is cut off from {who} for {fault.lasts_s:.2f} s"
+
+    def _links(self, machine: Machine, others: Sequence[Machine]) -> list[tuple[str, str]]:
+        hosts = [other.host for other in others if other is not machine]
+        return [link for host in hosts for link in ((machine.host, host), (host, machine.host))]
 
     def _cut_links(self, links: list[tuple[str, str]], fault: Fault) -> None:
         network = self._world.network
@@ -274,7 +290,8 @@ class FaultInjector:
         return f"a {disk_fault.operation} on {machine.host} will fail with EIO"
 
     def _supervise(self) -> None:
-        """Restart brokers whose log directory is offline, and those that gave up by themselves."""
+        """Restart brokers whose log directory is offline or which were drained, and those that gave
+        up by themselves."""
         self._world.loop.call_in(_SUPERVISED_S, self._supervise)
         for machine in self._world.brokers:
             process = machine.process
@@ -284,9 +301,22 @@ class FaultInjector:
                 self.tell(f"{machine.host} is restarted, its log directory is offline")
                 machine.kill()
                 self.boot(machine)
+            elif machine.running and self._is_drained(machine):
+                self.tell(f"{machine.host} is asked to stop, it was drained")
+                machine.terminate()
+                process.on_death(partial(self.boot, machine))
             elif not machine.running and machine.gave_up is not None:
                 self.tell(f"{machine.host} had given up: {machine.gave_up!r:.200}")
                 self.boot(machine)
+
+    def _is_drained(self, machine: BrokerMachine) -> bool:
+        """True if it has been told to stop for a while, and goes on."""
+        image = self._world.decisions.newest
+        node = image.node(machine.node_id) if image is not None else None
+        if node is None or not node.shutting_down or machine.process is None:
+            return False
+        now_s = self._world.loop.now
+        return now_s - self._drained_since_s.setdefault(machine.process, now_s) >= _DRAINED_S
 
     def _disk_full(self, fault: Fault) -> str | None:
         machine = self._broker(fault)

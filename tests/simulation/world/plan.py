@@ -15,6 +15,7 @@ CLASSES: dict[str, tuple[float, float]] = {
     "kill_all": (0.2, 6.0),
     "crash_point": (0.5, 3.0),
     "terminate": (0.3, 4.0),
+    "drain": (0.3, 3.0),
     "kill_metadata": (0.4, 4.0),
     "pause": (0.4, 6.0),
     "pause_metadata": (0.2, 6.0),

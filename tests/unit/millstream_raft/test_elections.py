@@ -170,11 +170,23 @@ def test_with_other_copies_a_failed_directory_loses_every_place() -> None:
     assert (left.leader_id, left.isr, left.elr, left.last_known_elr) == (2, (2,), (), ())
 
 
-def test_draining_leaves_every_lead() -> None:
-    image = cluster(1, 2)
-    image = images.after(image, images.command(drain_node=pb.DrainNode(node_id=1, node_epoch=1)))
-    assert partition(image).leader_id == 2
-    assert partition(image).isr == (2,)
+def drained(image: Image) -> Image:
+    return images.after(image, images.command(drain_node=pb.DrainNode(node_id=1, node_epoch=1)))
+
+
+def test_a_drained_leader_stays_in_sync_until_the_next_one_has_heard_of_it() -> None:
+    led = partition(drained(cluster(1, 2)))
+    assert (led.leader_id, led.isr) == (2, (1, 2))
+
+
+def test_a_drained_follower_leaves_the_in_sync_set() -> None:
+    led = partition(drained(cluster(2, 1)))
+    assert (led.leader_id, led.isr) == (2, (2,))
+
+
+def test_a_drained_leader_that_nobody_can_replace_leaves_the_lead_empty() -> None:
+    led = partition(drained(cluster(1)))
+    assert (led.leader_id, led.isr, led.elr) == (None, (), (1,))
 
 
 def change(image: Image, isr: tuple[int, ...], epoch: int, **added: int) -> str:

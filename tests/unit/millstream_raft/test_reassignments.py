@@ -76,26 +76,65 @@ def test_replicas_are_added_first_and_the_old_ones_leave_when_all_are_in_sync() 
     image = in_sync(image, 1, 2, 3, 4)
     assert partition(image).reassignment is not None
     image = in_sync(image, 1, 2, 3, 4, 5)
+    led = partition(image)
+    assert (led.leader_id, led.leader_epoch, led.partition_epoch) == (4, 1, 3)
+    assert led.isr == (1, 2, 3, 4, 5), "1 may not have heard that it leads no more"
+    assert (led.adding, led.removing) == ((4, 5), (1, 3))
+    assert partition(in_sync(image, 1, 2, 4, 5)).reassignment is not None, "1 has to leave, too"
+    image = in_sync(image, 4, 5, 2)
     done = partition(image)
     assert (done.replicas, done.isr, done.reassignment) == ((4, 5, 2), (4, 5, 2), None)
-    assert (done.leader_id, done.leader_epoch) == (4, 1)
-    assert done.partition_epoch == 3
+    assert (done.leader_id, done.leader_epoch) == (4, 2)
+    assert done.partition_epoch == 4
     assert done.min_isr == 2, "three replicas, and nobody set another minimum"
 
 
 def test_a_finished_move_steps_the_leader_epoch_also_when_the_leader_stays() -> None:
     image, _ = execute(cluster((1, 2)), move(1, 3))
-    image = in_sync(image, 1, 2, 3)
+    image = in_sync(image, 1, 3)
     state = partition(image)
     assert (state.leader_id, state.leader_epoch, state.replicas) == (1, 1, (1, 3))
 
 
-def test_another_order_or_fewer_replicas_are_there_at_once() -> None:
+def test_another_order_is_there_at_once() -> None:
+    image, _ = execute(cluster((1, 2, 3)), move(3, 1, 2))
+    state = partition(image)
+    assert (state.replicas, state.isr, state.reassignment) == ((3, 1, 2), (3, 1, 2), None)
+    assert (state.leader_id, state.leader_epoch, state.partition_epoch) == (1, 1, 1)
+
+
+def test_fewer_replicas_are_there_once_the_leader_has_put_the_others_out() -> None:
     image, _ = execute(cluster((1, 2, 3), min_isr=2), move(3, 1))
     state = partition(image)
+    assert (state.replicas, state.removing, state.min_isr) == ((1, 2, 3), (2,), 2)
+    state = partition(in_sync(image, 1, 3))
     assert (state.replicas, state.isr, state.reassignment) == ((3, 1), (3, 1), None)
-    assert (state.leader_id, state.leader_epoch, state.partition_epoch) == (1, 1, 1)
+    assert (state.leader_id, state.leader_epoch, state.partition_epoch) == (1, 1, 2)
     assert state.min_isr == 1, "of two replicas one may be lost"
+
+
+def test_a_leader_that_cannot_be_replaced_keeps_the_lead() -> None:
+    image, _ = execute(cluster((1, 2)), move(3))
+    image = images.after(
+        image, images.command(drain_node=command_pb.DrainNode(node_id=3, node_epoch=3))
+    )
+    state = partition(image)
+    assert (state.leader_id, state.isr, state.leader_epoch) == (1, (1, 2), 0)
+    image = in_sync(cluster((1, 2, 3)), 1, 2, 3)
+    image = images.after(
+        image, images.command(drain_node=command_pb.DrainNode(node_id=3, node_epoch=3))
+    )
+    image = images.after(image, images.fence(image, 2))
+    assert partition(image).leader_id == 1
+
+
+def test_a_leader_that_dies_before_it_heard_holds_nothing_up() -> None:
+    image, _ = execute(cluster((1, 2)), move(2, 3))
+    image = in_sync(image, 1, 2, 3)
+    assert partition(image).leader_id == 2
+    done = partition(images.after(image, images.fence(image, 1)))
+    assert (done.replicas, done.isr, done.reassignment) == ((2, 3), (2, 3), None)
+    assert (done.leader_id, done.leader_epoch) == (2, 2)
 
 
 def test_no_replica_leaves_while_one_of_the_target_is_behind() -> None:
@@ -122,14 +161,20 @@ def test_a_leader_that_was_being_added_loses_the_lead_with_the_move() -> None:
     for node_id in (1, 2):
         image = images.after(image, images.fence(image, node_id))
     assert partition(image).leader_id == 3
-    assert error(execute(image, move())[1]) == "INVALID_REPLICA_ASSIGNMENT", "3 alone has it all"
+    image, reply = execute(image, move())
+    assert list(reply.alter_partition_reassignments.results[0].replica_ids) == [1, 2]
+    state = partition(image)
+    assert (state.leader_id, state.isr) == (3, (3,)), "3 alone has it all"
+    assert (state.replicas, state.adding, state.removing) == ((1, 2, 3), (), (3,))
+    assert execute(image, move())[0] is image, "it is cancelled"
     for node_id in (1, 2):
         image = images.after(image, images.unfence(image, node_id))
-    image = in_sync(image, 3, 1)
     epoch = partition(image).leader_epoch
-    image, _ = execute(image, move())
+    image = in_sync(image, 3, 1, 2)
     state = partition(image)
-    assert (state.leader_id, state.isr, state.leader_epoch) == (1, (1,), epoch + 1)
+    assert (state.leader_id, state.isr, state.leader_epoch) == (1, (3, 1, 2), epoch + 1)
+    state = partition(in_sync(image, 1, 2))
+    assert (state.replicas, state.isr, state.leader_epoch) == ((1, 2), (1, 2), epoch + 2)
 
 
 def test_no_replica_goes_while_its_log_has_to_be_compared() -> None:
@@ -172,7 +217,13 @@ def test_a_new_move_keeps_what_the_former_one_added_if_it_wants_it() -> None:
     assert error(reply) == "UNSPECIFIED"
     state = partition(image)
     assert (state.replicas, state.isr, state.adding) == ((1, 2, 3, 5), (3,), (3, 5))
-    assert error(execute(image, move(4, 5))[1]) == "INVALID_REPLICA_ASSIGNMENT"
+    image, _ = execute(image, move(4, 5))
+    state = partition(image)
+    assert (state.replicas, state.isr, state.leader_id) == ((1, 2, 4, 5, 3), (3,), 3)
+    assert (state.adding, state.removing, state.settled) == ((4, 5), (1, 2, 3), (1, 2))
+    image = images.after(image, images.fence(image, 3))
+    assert error(execute(image, move(4, 5))[1]) == "UNSPECIFIED", "it is on its way there"
+    assert error(execute(image, move(4))[1]) == "INVALID_REPLICA_ASSIGNMENT", "3 alone has it all"
 
 
 def test_a_new_move_replaces_one_that_is_under_way() -> None:
@@ -239,7 +290,7 @@ def test_a_number_of_replicas_is_spread_over_racks() -> None:
     assert partition(image).target == (1, 3, 4), "2 is in the rack of 1"
     image = in_sync(image, 1, 3, 4)
     image, _ = execute(image, move(factor=1))
-    assert partition(image).replicas == (1,)
+    assert partition(image).target == (1,)
     _, reply = execute(image, move(factor=9))
     assert error(reply) == "INVALID_REPLICATION_FACTOR"
 
@@ -296,6 +347,7 @@ def test_a_decommissioned_broker_gets_nothing_new_and_loses_all_in_batches() -> 
         for state in image.topics[TOPIC].partitions:
             if state.reassignment is not None:
                 image = in_sync(image, *state.isr, *state.adding, number=state.number)
+                image = in_sync(image, *state.target, number=state.number)
     assert rounds == 3
     assert not list(image.partitions_of_node(1))
     held = Counter(one for state in image.topics[TOPIC].partitions for one in state.replicas)

@@ -15,7 +15,7 @@ from millstream_raft.delta import Delta
 from millstream_raft.image import Image
 from millstream_server.broker.hosted import HostedPartitions
 from millstream_server.broker.replica import Replica
-from millstream_server.broker.replication.in_sync_changes import wanted_in_sync
+from millstream_server.broker.replication.in_sync_changes import Brokers, wanted_in_sync
 from millstream_server.runtime.errors import ServiceError
 from millstream_server.v1 import controller_service_pb2 as pb
 
@@ -50,13 +50,13 @@ class InSyncKeeper:
         self._look_at_all = True
         # In-sync sets as last seen in the image.
         self._known: dict[_Key, frozenset[int]] = {}
-        self._eligible_of: tuple[Image | None, dict[int, int]] = (None, {})
+        self._brokers_of: tuple[Image | None, Brokers] = (None, Brokers({}))
 
     # News
 
-    def outsider_reported(self, replica: Replica) -> None:
-        """See ``OutsiderWatch``: the high watermark waits for it from now on, and it is asked into
-        the set as soon as it may be."""
+    def candidate_reported(self, replica: Replica) -> None:
+        """See ``CandidateWatch``: the high watermark waits for one that joins from now on, and it
+        is asked into the set, or out of it, as soon as it may be."""
         state = replica.state
         if not state.leading:
             return
@@ -124,27 +124,27 @@ class InSyncKeeper:
     def _look(self, replica: Replica) -> None:
         replica.deliver(
             replica.state.look_at_followers(
-                self._eligible(),
+                self._brokers().eligible,
                 self._hosted.clock.monotonic_ms(),
                 self._config.replica_lag_time_ms_max,
             )
         )
 
-    def _eligible(self) -> dict[int, int]:
-        """Node epochs of the brokers that may be in sync, by the newest image (invariant 12)."""
-        image, eligible = self._eligible_of
+    def _brokers(self) -> Brokers:
+        """By the newest image."""
+        image, brokers = self._brokers_of
         newest = self._hosted.cluster.image
         if image is not newest:
-            eligible = {node.node_id: node.epoch for node in newest.nodes.values() if node.may_lead}
-            self._eligible_of = (newest, eligible)
-        return eligible
+            brokers = Brokers.of(newest)
+            self._brokers_of = (newest, brokers)
+        return brokers
 
     # Asking
 
     def _collect(self) -> list[_Proposal]:
         """Proposals for what is due; those held back for a while come up at the next look."""
         now_ms = self._hosted.clock.monotonic_ms()
-        eligible = self._eligible()
+        brokers = self._brokers()
         batch: list[_Proposal] = []
         while self._due and len(batch) < _PROPOSALS_MAX:
             replica = next(iter(self._due))
@@ -153,7 +153,7 @@ class InSyncKeeper:
             standing = state.in_sync.proposed and not state.in_sync.in_doubt
             if not state.leading or standing or self._held_until_ms.get(replica, 0) > now_ms:
                 continue
-            members = wanted_in_sync(state, eligible, now_ms, self._config.replica_lag_time_ms_max)
+            members = wanted_in_sync(state, brokers, now_ms, self._config.replica_lag_time_ms_max)
             if members is not None:
                 epoch = state.propose_in_sync(members)
                 batch.append(_Proposal(replica, state.leader_epoch, epoch, members))

@@ -7,7 +7,7 @@ import structlog
 
 from millstream_raft.delta import Delta
 from millstream_server.broker.hosted import HostedPartitions
-from millstream_server.broker.replication.session import FollowerSession, OutsiderWatch
+from millstream_server.broker.replication.session import CandidateWatch, FollowerSession
 from millstream_server.broker.replication.transfers import Lane
 from millstream_server.runtime.errors import ServiceError
 
@@ -29,7 +29,7 @@ class Hello:
 class Leader:
     """The sessions of this broker's followers, at most one each. On the event loop."""
 
-    def __init__(self, hosted: HostedPartitions, cluster_id: str, watch: OutsiderWatch) -> None:
+    def __init__(self, hosted: HostedPartitions, cluster_id: str, watch: CandidateWatch) -> None:
         self._hosted = hosted
         self._cluster_id = cluster_id
         self._watch = watch

@@ -28,11 +28,11 @@ from millstream_server.v1 import replication_service_pb2 as pb
 _Key = tuple[bytes, int]
 
 
-class OutsiderWatch(Protocol):
-    """Who wants to hear of followers that are not in sync."""
+class CandidateWatch(Protocol):
+    """Who wants to hear of followers that may join the in-sync set, or leave it for good."""
 
-    def outsider_reported(self, replica: Replica) -> None:
-        """A follower outside of the in-sync set told how far it is."""
+    def candidate_reported(self, replica: Replica) -> None:
+        """A follower told how far it is that is not in sync, or whose replica is to go."""
 
 
 class FollowerSession:
@@ -41,7 +41,7 @@ class FollowerSession:
     def __init__(
         self,
         hosted: HostedPartitions,
-        watch: OutsiderWatch,
+        watch: CandidateWatch,
         *,
         follower_id: int,
         node_epoch: int,
@@ -161,8 +161,8 @@ class FollowerSession:
             now_ms=self._hosted.clock.monotonic_ms(),
         )
         replica.deliver(outcomes)
-        if self.follower_id not in state.in_sync.committed:
-            self._watch.outsider_reported(replica)
+        if self.follower_id not in state.in_sync.committed or self.follower_id not in state.target:
+            self._watch.candidate_reported(replica)
 
     def _refuse(self, position: pb.FollowerPosition, refusal: Refusal) -> None:
         key = (position.topic_id, position.partition)

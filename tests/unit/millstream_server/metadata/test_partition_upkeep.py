@@ -125,6 +125,8 @@ async def test_replicas_move_away_from_a_broker_that_leaves(metadata: Metadata) 
     assert metadata.partition().target == (3, 2)
     assert metadata.sample("reassigning_partitions") == 1
     await metadata.in_sync(0, 1, 2, 3)
+    assert metadata.partition().leader_id == 3
+    await metadata.in_sync(0, 2, 3)
     assert metadata.partition().replicas == (3, 2)
     assert metadata.sample("reassigning_partitions") == 0
 

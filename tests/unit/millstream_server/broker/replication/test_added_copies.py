@@ -50,7 +50,7 @@ async def copy_all(nodes: list[BrokerNode], *, adding: tuple[int, ...]) -> float
     """Give node 2 a replica; the seconds until it has everything."""
     metadata = nodes[0].metadata
     began_s = asyncio.get_running_loop().time()
-    moved = Reassignment(target=(1, 2), adding=adding, min_isr=1) if adding else None
+    moved = Reassignment(target=(1, 2), added=adding, min_isr=1) if adding else None
     metadata.change_partition("logs", 0, replicas=(1, 2), reassignment=moved)
     topic_id = metadata.image.topic_ids["logs"]
 

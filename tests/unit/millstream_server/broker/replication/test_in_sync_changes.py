@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from millstream_raft.image import PartitionState
+from millstream_raft.image import PartitionState, Reassignment
 from millstream_server.broker.partition import Partition
-from millstream_server.broker.replication.in_sync_changes import wanted_in_sync
+from millstream_server.broker.replication.in_sync_changes import Brokers, wanted_in_sync
 
 STATE = PartitionState(
     number=0,
@@ -55,7 +55,7 @@ def report(
 def wanted(
     partition: Partition, now_ms: int = 0, eligible: dict[int, int] = ELIGIBLE
 ) -> tuple[int, ...] | None:
-    return wanted_in_sync(partition, eligible, now_ms, LAG_MS)
+    return wanted_in_sync(partition, Brokers(eligible), now_ms, LAG_MS)
 
 
 def test_rule_12_who_lags_too_long_leaves() -> None:
@@ -70,6 +70,59 @@ def test_rule_12_who_never_reported_leaves_after_the_same_time() -> None:
     partition = leading()
     report(partition, 2, 10)
     assert wanted(partition, 101) == (1, 2)
+
+
+def test_rule_3_who_never_reported_may_lead_still_within_a_session() -> None:
+    partition = leading()
+    report(partition, 2, 10)
+    report(partition, 3, 9)
+    brokers = Brokers(ELIGIBLE, session_ms_max=300)
+    assert wanted_in_sync(partition, brokers, 101, LAG_MS) == (1, 2), "3 knows who leads"
+    partition = leading()
+    report(partition, 2, 10)
+    assert wanted_in_sync(partition, brokers, 300, LAG_MS) is None
+    assert wanted_in_sync(partition, brokers, 301, LAG_MS) == (1, 2)
+
+
+def test_rule_3_who_is_drained_leaves_once_it_copies() -> None:
+    partition = leading()
+    report(partition, 2, 10)
+    brokers = Brokers({1: 10, 2: 20}, draining=frozenset((3,)))
+    assert wanted_in_sync(partition, brokers, 0, LAG_MS) is None
+    report(partition, 3, 10)
+    assert wanted_in_sync(partition, brokers, 0, LAG_MS) == (1, 2)
+
+
+def moved(*target: int, **changes: object) -> Partition:
+    added = tuple(one for one in target if one not in STATE.replicas)
+    replicas = (*STATE.replicas, *added)
+    return leading(reassignment=Reassignment(target, added, 1), replicas=replicas, **changes)
+
+
+def test_rule_3_who_is_to_go_leaves_once_it_copies_and_the_target_is_in_sync() -> None:
+    partition = moved(1, 4)
+    report(partition, 2, 10)
+    report(partition, 4, 9)
+    eligible = {**ELIGIBLE, 4: 40}
+    assert wanted(partition, eligible=eligible) is None
+    report(partition, 4, 10)
+    assert wanted(partition, eligible=eligible) == (1, 3, 4), "3 may not have heard who leads"
+    report(partition, 3, 10)
+    assert wanted(partition, eligible=eligible) == (1, 4)
+
+
+def test_a_leader_that_is_to_go_puts_nobody_out() -> None:
+    partition = moved(2, 3)
+    report(partition, 2, 10)
+    report(partition, 3, 10)
+    assert wanted(partition) is None
+
+
+def test_who_is_to_go_does_not_come_back_into_a_finished_set() -> None:
+    partition = moved(1, 2, isr=(1, 2))
+    report(partition, 2, 10)
+    report(partition, 3, 10)
+    assert wanted(partition) is None
 
 
 def test_rule_12_only_what_is_synced_counts_in_fsync_mode() -> None:

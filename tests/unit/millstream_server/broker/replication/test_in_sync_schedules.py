@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from millstream_raft.image import PartitionState
 from millstream_server.broker.partition import Partition
-from millstream_server.broker.replication.in_sync_changes import wanted_in_sync
+from millstream_server.broker.replication.in_sync_changes import Brokers, wanted_in_sync
 
 LEADER, FOLLOWERS = 1, (2, 3)
 LAG_MS = 100
@@ -93,7 +93,7 @@ class Schedule(RuleBasedStateMachine):
         in_sync = self.partition.in_sync
         if in_sync.proposed and not in_sync.in_doubt:
             return
-        members = wanted_in_sync(self.partition, self.eligible, self.now_ms, LAG_MS)
+        members = wanted_in_sync(self.partition, Brokers(self.eligible), self.now_ms, LAG_MS)
         if members is not None:
             epoch = self.partition.propose_in_sync(members)
             self.asked = Request(epoch, members)
