@@ -88,11 +88,11 @@ raft-fuzz: setup ## Random schedules on the real Raft core: SEEDS MINUTES FIRST_
 	@$(BIN)/python -m tests.campaigns.raft_fuzz
 
 .PHONY: sim
-sim: setup ## Seeded fault schedules on a simulated cluster: SEEDS FIRST_SEED MINUTES REPLICAS RESUME
+sim: setup ## Seeded fault schedules on a simulated cluster: SEEDS FIRST_SEED MINUTES JOBS REPLICAS RESUME
 	@$(BIN)/python -m tests.campaigns.sim
 
 .PHONY: power-loss
-power-loss: setup ## Power cut from all nodes of a simulated cluster under load: CUTS MINUTES FIRST_SEED RESUME
+power-loss: setup ## Power cut from all nodes of a simulated cluster under load: CUTS MINUTES FIRST_SEED JOBS RESUME
 	@$(BIN)/python -m tests.campaigns.power_loss
 
 .PHONY: mutants
