@@ -119,9 +119,7 @@ def apply_drain_node(builder: ImageBuilder, command: pb.DrainNode) -> None:
     builder.put_node(replace(node, shutting_down=True))
     builder.change_partitions_of(
         node.node_id,
-        lambda partition: elections.without_draining_replica(
-            partition, node.node_id, builder.nodes
-        ),
+        lambda partition: elections.without_draining_leader(partition, node.node_id, builder.nodes),
     )
     builder.lease_shards()
 

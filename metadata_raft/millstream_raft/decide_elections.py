@@ -98,9 +98,11 @@ def _relief(
         for topic, partition in image.partitions_of_node(node_id):
             if partition.leader_id != node_id:
                 continue
+            # A reassignment whose target is in sync would take the lead back at once.
+            led_by_target = set(partition.target) <= set(partition.isr)
             others = (
                 one
-                for one in partition.replicas
+                for one in (partition.target if led_by_target else partition.replicas)
                 if one in partition.isr
                 and one not in refusing
                 and (node := image.nodes.get(one)) is not None

@@ -15,27 +15,36 @@ Nodes = Mapping[int, NodeState]
 
 def without_replica(partition: PartitionState, node_id: int, nodes: Nodes) -> PartitionState:
     """The partition after a replica's session ended: it leaves the ISR, into the ELR where the ISR
-    falls below its minimum (invariant 6), and another leader is elected."""
+    falls below its minimum (invariant 6), and another leader is elected.
+
+    Members that cannot lead because they are drained do not keep the ISR from being empty: all of
+    them hold everything, and whoever comes back first may lead.
+    """
     if node_id not in partition.isr and partition.leader_id != node_id:
         return partition
     isr = _without(partition.isr, node_id)
+    left = (node_id,) if node_id in partition.isr else ()
+    if not any(node.may_lead for one in isr if (node := nodes.get(one))):
+        isr, left = (), (*left, *isr)
     elr = partition.elr
-    if len(isr) < partition.min_isr and node_id in partition.isr and node_id not in elr:
-        elr = (*elr, node_id)
+    if len(isr) < partition.min_isr:
+        elr = (*elr, *(one for one in left if one not in elr))
     return stepped(partition, elected(_with_sets(partition, isr, elr), nodes))
 
 
-def without_draining_replica(
+def without_draining_leader(
     partition: PartitionState, node_id: int, nodes: Nodes
 ) -> PartitionState:
-    """The partition while a replica's node is drained: as if its session had ended, but a leader
-    only loses the lead where another one is in sync. It may not have heard, and answers on within
-    its session: it leaves the ISR once it copies from the new leader (see ``reassignments.py``)."""
-    if partition.leader_id == node_id:
-        led = elected(partition, nodes)
-        if led.leader_id is not None:
-            return stepped(partition, led)
-    return without_replica(partition, node_id, nodes)
+    """The partition when one of its nodes is to be drained: it only loses the lead. It may not have
+    heard, and answers on within its session: it leaves the ISR by its leader's proposal, once it
+    copies from that one (see ``reassignments.py``). Where nobody else may lead, the lead is empty.
+    """
+    if partition.leader_id != node_id:
+        return partition
+    led = elected(partition, nodes)
+    if led.leader_id is None:
+        return without_replica(partition, node_id, nodes)
+    return stepped(partition, led)
 
 
 def without_damaged_replica(
@@ -215,10 +224,14 @@ def elected(partition: PartitionState, nodes: Nodes) -> PartitionState:
         node = nodes.get(node_id)
         if node is None or not node.may_lead:
             continue
-        # From outside of the ISR the leader starts alone in it; the other eligible ones stay
-        # eligible until the ISR reaches its minimum.
-        isr = partition.isr if partition.isr else (node_id,)
-        elr = _without(partition.elr, node_id)
+        # From outside of the ISR the leader starts with the eligible ones that are there: among
+        # them may be the former leader, which has not heard (see ``reassignments.py``). The others
+        # stay eligible until the ISR reaches its minimum.
+        there = (one for one in partition.elr if _is_there(nodes.get(one)))
+        alone = not clean or partition.recovering
+        others = () if alone else (one for one in there if one != node_id)
+        isr = partition.isr or (node_id, *others)
+        elr = tuple([one for one in partition.elr if one not in isr])
         led = _copy(partition, node_id, isr, () if len(isr) >= partition.min_isr else elr)
         if clean and not partition.last_known_elr and not partition.possible_loss:
             return led
@@ -234,6 +247,10 @@ def elected(partition: PartitionState, nodes: Nodes) -> PartitionState:
     if partition.leader_id is None:
         return partition
     return _copy(partition, None, partition.isr, partition.elr)
+
+
+def _is_there(node: NodeState | None) -> bool:
+    return node is not None and not node.fenced and not node.log_dir_offline
 
 
 def _candidates(partition: PartitionState) -> tuple[tuple[int, ...], bool]:

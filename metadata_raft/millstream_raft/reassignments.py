@@ -5,8 +5,8 @@ no acknowledged record is ever held by fewer. The end steps the leader epoch (in
 
 A leader that is not in the target loses the lead first, and stays in sync: a live broker goes on
 answering for as long as it has not heard, and its session lasts (invariant 3). While it counts for
-the high watermark, nothing is committed that its answers lack. The new leader takes it out of the
-in-sync set once it copies; see ``in_sync_changes``.
+the high watermark, nothing is committed that its answers lack. So nobody who is in sync is put out
+here: the leader does that, once the others copy from it; see ``in_sync_changes``.
 """
 
 from dataclasses import replace
@@ -20,10 +20,9 @@ def begun(
     partition: PartitionState, target: tuple[int, ...], min_isr: int, nodes: Nodes
 ) -> PartitionState:
     """The partition on its way to ``target``. Replicas that a former
-    reassignment was adding stay only if the target has them too, or if they lead.
+    reassignment was adding stay only if the target has them too, or while they are in sync.
 
-    Raises Refused INVALID_REPLICA_ASSIGNMENT if nobody would be left who holds everything, or if
-    that is not known yet.
+    Raises Refused INVALID_REPLICA_ASSIGNMENT if it is not known yet who holds everything.
     """
     if not target or len(set(target)) != len(target):
         raise Refused("INVALID_REPLICA_ASSIGNMENT", f"replicas {list(target)}: none, or repeated")
@@ -32,9 +31,9 @@ def begun(
 
 
 def cancelled(partition: PartitionState, nodes: Nodes) -> PartitionState:
-    """The partition with the replicas from before, or on its way to them if an added one leads.
-    Raises Refused NO_REASSIGNMENT_IN_PROGRESS, and INVALID_REPLICA_ASSIGNMENT if only added
-    replicas hold everything, or may do so."""
+    """The partition with the replicas from before, or on its way to them if added ones are in sync.
+    Raises Refused NO_REASSIGNMENT_IN_PROGRESS, and INVALID_REPLICA_ASSIGNMENT if it is not known
+    yet who holds everything."""
     if partition.reassignment is None:
         raise Refused("NO_REASSIGNMENT_IN_PROGRESS", "the partition is not being reassigned")
     return _moved(partition, partition.settled, (), partition.min_isr, nodes)
@@ -79,9 +78,8 @@ def _moved(
     min_isr: int,
     nodes: Nodes,
 ) -> PartitionState:
-    leader_id = partition.leader_id
-    if leader_id is not None and leader_id not in (*partition.settled, *added):
-        added = (*added, leader_id)
+    stays = {*partition.settled, *added}
+    added = (*added, *(one for one in (*partition.isr, *partition.elr) if one not in stays))
     moving = _held_by(partition, (*partition.settled, *added))
     if target != moving.replicas or added:
         moving = replace(moving, reassignment=Reassignment(target, added, min_isr))
@@ -94,12 +92,6 @@ def _held_by(partition: PartitionState, replicas: tuple[int, ...]) -> PartitionS
     def stay(node_ids: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(one for one in node_ids if one in replicas)
 
-    # Whoever would be elected: these, or nobody holds everything.
-    place = partition.isr or partition.elr
-    if place and not stay(place):
-        raise Refused(
-            "INVALID_REPLICA_ASSIGNMENT", f"only replicas that would go, {list(place)}, hold all"
-        )
     compared = partition.last_known_elr
     if stay(compared) != compared:  # the longest log may be the one that would go (invariant 7)
         raise Refused(
@@ -109,8 +101,6 @@ def _held_by(partition: PartitionState, replicas: tuple[int, ...]) -> PartitionS
     return replace(
         partition,
         replicas=replicas,
-        isr=stay(partition.isr),
-        elr=stay(partition.elr),
         damaged=stay(partition.damaged),
         reassignment=None,
     )

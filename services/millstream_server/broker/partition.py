@@ -315,9 +315,9 @@ class Partition:
     def look_at_followers(
         self, eligible: Mapping[int, int], now_ms: int, lag_ms_max: int
     ) -> list[Outcome]:
-        """To be called now and then while leading, and when a follower that is no member reports:
-        time passes for followers too that say nothing; and the high watermark waits for those
-        that are about to join (10). ``eligible``: see ``in_sync_changes``."""
+        """To be called now and then while leading, and when a follower reports that begins or
+        is no member: time passes for followers too that say nothing; and the high watermark waits
+        for those that are about to join (10). ``eligible``: see ``in_sync_changes``."""
         leader_end = self.counting_end_offset
         others = [node_id for node_id in self.replicas if node_id != self.node_id]
         self.followers.look(others, leader_end, now_ms)

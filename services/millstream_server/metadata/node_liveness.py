@@ -42,10 +42,24 @@ _PAUSE_MS_MIN = 200
 class SessionStream:
     """One open ``NodeSession`` stream. ``ended`` resolves to why it must end."""
 
+    # Version since which the node holds nothing, as long as it wants to stop; and whether its own
+    # image has reached that: then it may stop, and nobody has to wait for its session's end.
+    _idle_version: int | None = None
+    may_stop = False
+
     def __init__(self, node_id: int, node_epoch: int) -> None:
         self.node_id = node_id
         self.node_epoch = node_epoch
         self.ended: asyncio.Future[ServiceError] = asyncio.get_running_loop().create_future()
+
+    def note_idle(self, version: int, *, heard_version: int, idle: bool) -> None:
+        """Learn if the node wants to stop and holds nothing by the image of ``version``;
+        ``heard_version`` is its own image's."""
+        if not idle:
+            self._idle_version = None
+        elif self._idle_version is None:
+            self._idle_version = version
+        self.may_stop = self._idle_version is not None and heard_version >= self._idle_version
 
     def end(self, error: ServiceError) -> None:
         """Ask the stream to end."""
@@ -154,9 +168,11 @@ class NodeLiveness:
             await self._barrier()
         node = self._registered(stream)
         image = self._controller.image
+        idle = may_stop(image, node)
+        stream.note_idle(image.version, heard_version=heartbeat.version, idle=idle)
         return pb.NodeHeartbeatAck(
             sequence=heartbeat.sequence,
-            may_stop=may_stop(image, node),
+            may_stop=stream.may_stop,
             version=image.version,
             controller_epoch=image.controller_epoch,
         )
@@ -168,7 +184,7 @@ class NodeLiveness:
         elif self._streams.get(stream.node_id) is not None:
             return
         if by_node and self._controller.is_active:
-            self._suspect(stream.node_id, stream.node_epoch)
+            self._suspect(stream.node_id, stream.node_epoch, stopped=stream.may_stop)
 
     async def fence_expired(self) -> None:
         """Fence the nodes that were silent for their session time-out."""
@@ -272,9 +288,9 @@ class NodeLiveness:
             if node_id not in self._streams:
                 self._suspect(node_id, node_epoch)
 
-    def _suspect(self, node_id: int, node_epoch: int) -> None:
+    def _suspect(self, node_id: int, node_epoch: int, *, stopped: bool = False) -> None:
         self.sessions.suspect(node_id, node_epoch)
-        self._spawn(self._confirm_suspicion(node_id, node_epoch))
+        self._spawn(self._confirm_suspicion(node_id, node_epoch, stopped=stopped))
 
     def _end_streams(self, error: ServiceError) -> None:
         for stream in tuple(self._streams.values()):
@@ -299,13 +315,13 @@ class NodeLiveness:
             except ServiceError as error:  # tried again in the next round
                 _log.warning("session not ended", error=str(error))
 
-    async def _confirm_suspicion(self, node_id: int, node_epoch: int) -> None:
+    async def _confirm_suspicion(self, node_id: int, node_epoch: int, *, stopped: bool) -> None:
         while self._controller.is_active and self.sessions.is_suspected(node_id, node_epoch):
             node = self._controller.image.node(node_id)
             if node is None or node.epoch != node_epoch or node.fenced:
                 return
             try:
-                if may_stop(self._controller.image, node):
+                if stopped and may_stop(self._controller.image, node):
                     await self._fence(node_id, node_epoch, "stopped after its drain")
                     return
                 refused = await self._probe.is_refused(

@@ -407,7 +407,7 @@ Global___UnfenceNode: _TypeAlias = UnfenceNode  # noqa: Y015
 
 @_typing.final
 class DrainNode(_message.Message):
-    """The node wants to stop: it leaves the in-sync replicas, leads nothing and owns no shard from now on."""
+    """The node wants to stop: it leads nothing and owns no shard from now on. It leaves the in-sync replicas as the leaders propose."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -861,7 +861,9 @@ Global___ReassignPartition: _TypeAlias = ReassignPartition  # noqa: Y015
 
 @_typing.final
 class CancelReassignment(_message.Message):
-    """The end of a reassignment that is not finished: the replicas are again those from before."""
+    """The end of a reassignment that is not finished: the replicas are again those from before, at once or, where added ones are in
+    sync, after another reassignment.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

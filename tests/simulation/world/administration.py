@@ -122,9 +122,10 @@ class Operator:
         if await self._try(self._client.call(methods.ELECT_LEADERS, request)):
             self._world.count("unclean_elections")
 
-    def reassign(self, topic: TopicPlan, fault: Fault) -> None:
-        """Have a partition replicated by other brokers, in another order."""
-        brokers = [machine.node_id for machine in self._world.brokers]
+    def reassign(self, topic: TopicPlan, fault: Fault, *, leaves: int | None = None) -> None:
+        """Have a partition replicated by other brokers, in another order; ``leaves`` is none of
+        them."""
+        brokers = [one.node_id for one in self._world.brokers if one.node_id != leaves]
         begin = fault.second % len(brokers)
         ring = brokers[begin:] + brokers[:begin]
         replicas = ring[: 2 if fault.amount < 0.5 else 3]

@@ -127,7 +127,7 @@ class Invariants:
             self._fenced_at.pop(machine.host, None)
             return
         own = machine.view.image.nodes.get(machine.node_id)
-        knows = own is None or own.fenced or node.shutting_down
+        knows = own is None or own.fenced or own.shutting_down
         self._look_at_session(machine, node.fenced and not knows)
         if machine.host in self.rotten_hosts:
             return

@@ -126,7 +126,7 @@ class _Step:
         moved |= was.reassignment is not None and set(was.target) <= set(now.isr)
         unclean = any(kind == "elect_leader" and body.unclean for kind, body in own)
         gone = self._gone(own, was)
-        yield from self._deposed(gone, was, now)
+        yield from self._put_out(own, gone, was, now)
         if not moved and not unclean:
             yield from self._places(gone, was, now)
             if now.leader_id not in (None, was.leader_id):
@@ -150,17 +150,20 @@ class _Step:
             ):
                 yield "stale-decision", f"{kind} expected {body.expected_partition_epoch}"
 
-    def _deposed(
-        self, gone: set[int], was: PartitionState, now: PartitionState
+    def _put_out(
+        self, own: list[tuple[str, Any]], gone: set[int], was: PartitionState, now: PartitionState
     ) -> Iterator[tuple[str, str]]:
-        """A live leader answers on until it hears: it stays in sync when it loses the lead."""
-        former = was.leader_id
-        if former is None or former in now.isr or now.leader_id is None or former in gone:
+        """A live broker, the former leader perhaps, answers on until it hears. It leaves the
+        in-sync set as its leader proposes, or when nobody is elected and all stay eligible."""
+        if any(kind == "change_partition" for kind, _ in own):
             return
-        alone = was.isr == (former,)  # nobody else was in sync: eligible ones may be there
-        before, after = self.before.nodes.get(former), self.after.nodes.get(former)
-        if before and after and before.epoch == after.epoch and not after.fenced and not alone:
-            yield "live-leader-put-out", f"node {former}"
+        left = set(was.isr) - set(now.isr) - gone
+        if now.leader_id is None:
+            left -= set(now.elr)
+        for node_id in left:
+            before, after = self.before.nodes.get(node_id), self.after.nodes.get(node_id)
+            if before and after and before.epoch == after.epoch and not after.fenced:
+                yield "live-member-put-out", f"node {node_id}"
 
     def _joiners(
         self, own: list[tuple[str, Any]], was: PartitionState

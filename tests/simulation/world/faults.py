@@ -1,12 +1,13 @@
 """Makes the planned faults happen to a world, and undoes them when their time is over."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from random import Random
 
 from tests.fakes.memory_files import Fault as DiskFault
 from tests.simulation.world.administration import Operator
+from tests.simulation.world.network_faults import NetworkFaults
 from tests.simulation.world.nodes import BrokerMachine, Machine
 from tests.simulation.world.plan import Fault, Plan
 from tests.simulation.world.process import Process
@@ -28,6 +29,7 @@ class FaultInjector:
 
     def __init__(self, world: World, plan: Plan, operator: Operator, promises: Promises) -> None:
         self._world = world
+        self._network = NetworkFaults(world)
         self._plan = plan
         self._operator = operator
         self._promises = promises
@@ -47,7 +49,8 @@ class FaultInjector:
 
     def strike(self, fault: Fault) -> None:
         """Make a fault happen now."""
-        done = getattr(self, f"_{fault.kind}")(fault)
+        own = getattr(self, f"_{fault.kind}", None)
+        done = (own or getattr(self._network, fault.kind))(fault)
         if done is None:
             return
         self.struck[fault.kind] = self.struck.get(fault.kind, 0) + 1
@@ -158,7 +161,10 @@ class FaultInjector:
         self._operator.drain(machine.node_id)
         if fault.second % 2:
             return f"{machine.host} is drained"
-        self._cut_links(self._links(machine, self._world.metadata), fault)
+        self._network.cut_off(machine, self._world.metadata, fault)
+        self._world.loop.call_in(
+            fault.amount / 2, self._network.break_off, machine, self._world.metadata
+        )
         return f"{machine.host} is drained, cut off from the metadata nodes"
 
     def _kill_metadata(self, fault: Fault) -> str | None:
@@ -186,71 +192,6 @@ class FaultInjector:
         process.pause()
         self._later(fault, process.resume)
         return f"{machine.host} is paused for {fault.lasts_s:.2f} s"
-
-    # The network
-
-    def _hosts(self, fault: Fault) -> tuple[str, str]:
-        """Every third time two brokers, which have the most to tell each other."""
-        hosts = [machine.host for machine in self._world.brokers]
-        if fault.first % 3:
-            hosts += [machine.host for machine in self._world.metadata]
-            hosts += [process.host for process in self._world.clients]
-        first = hosts.pop(fault.first // 3 % len(hosts))
-        return first, hosts[fault.second % len(hosts)]
-
-    def _cut(self, fault: Fault) -> str:
-        first, second = self._hosts(fault)
-        self._cut_links([(first, second), (second, first)], fault)
-        return f"{first} and {second} are cut off from each other for {fault.lasts_s:.2f} s"
-
-    def _cut_one_way(self, fault: Fault) -> str:
-        first, second = self._hosts(fault)
-        self._cut_links([(first, second)], fault)
-        return f"nothing goes from {first} to {second} for {fault.lasts_s:.2f} s"
-
-    def _isolate(self, fault: Fault) -> str:
-        machines = self._world.machines
-        machine = machines[fault.first % len(machines)]
-        # From all nodes, or from the metadata nodes only; clients still reach it.
-        others = machines if fault.amount < 0.5 else self._world.metadata
-        self._cut_links(self._links(machine, others), fault)
-        who = "all nodes" if fault.amount < 0.5 else "the metadata nodes"
-        return f"{machine.host} is cut off from {who} for {fault.lasts_s:.2f} s"
-
-    def _links(self, machine: Machine, others: Sequence[Machine]) -> list[tuple[str, str]]:
-        hosts = [other.host for other in others if other is not machine]
-        return [link for host in hosts for link in ((machine.host, host), (host, machine.host))]
-
-    def _cut_links(self, links: list[tuple[str, str]], fault: Fault) -> None:
-        network = self._world.network
-        for source, target in links:
-            network.cut(source, target)
-
-        def heal() -> None:
-            for source, target in links:
-                network.heal(source, target)
-
-        self._later(fault, heal)
-
-    def _reset(self, fault: Fault) -> str | None:
-        connections = list(self._world.network.connections)
-        if not connections:
-            return None
-        connection = connections[fault.first * 7 % len(connections)]
-        ends = connection.client.host, connection.server.process.host
-        connection.break_up("connection reset by peer")
-        return f"a connection from {ends[0]} to {ends[1]} is reset"
-
-    def _delay(self, fault: Fault) -> str:
-        first, second = self._hosts(fault)
-        link = self._world.network.link(first, second)
-        link.extra_s = fault.amount * 0.8
-
-        def end() -> None:
-            link.extra_s = 0.0
-
-        self._later(fault, end)
-        return f"{first} to {second} takes up to {link.extra_s:.2f} s for {fault.lasts_s:.2f} s"
 
     # Disks
 
@@ -407,8 +348,20 @@ class FaultInjector:
         topic = self._plan.topics[fault.first % len(self._plan.topics)]
         if topic.replication_factor < 2:
             return None
-        self._operator.reassign(topic, fault)
-        return f"a partition of {topic.name} is to be replicated by other brokers"
+        told = f"a partition of {topic.name} is to be replicated by other brokers"
+        leader = self._leader(topic.name, fault.first % topic.partitions)
+        if leader is None or int(fault.amount * 4) % 2:
+            self._operator.reassign(topic, fault)
+            return told
+        self._operator.reassign(topic, fault, leaves=leader.node_id)
+        self._network.cut_off(leader, self._world.metadata, fault)
+        return f"{told}, and {leader.host}, which leads, is cut off from the metadata nodes"
+
+    def _leader(self, topic: str, partition: int) -> BrokerMachine | None:
+        image = self._world.decisions.newest
+        known = image.topic(topic) if image is not None else None
+        leader_id = known.partitions[partition].leader_id if known is not None else None
+        return next((one for one in self._world.brokers if one.node_id == leader_id), None)
 
     # The end
 

@@ -13,8 +13,13 @@ _FIRST_S = 2.2
 # Beside moves: how often, and the longest time that each lasts, seconds.
 _BESIDE = {"delay": (6, 2.0), "cut": (1, 0.5), "cut_one_way": (1, 0.5)}
 # How often a schedule disturbs the metadata too, and with what. Leaders move half as often then.
-_DISTURBED = 0.3
-_DISTURBANCES = {"step_down": (1, 0.0), "topic_churn": (1, 0.0), "kill_metadata": (1, 0.5)}
+_DISTURBED = 0.4
+_DISTURBANCES = {
+    "step_down": (1, 0.0),
+    "topic_churn": (1, 0.0),
+    "kill_metadata": (1, 0.5),
+    "reassign": (2, 2.0),
+}
 # How often a disk rots or is replaced: its broker gives up what it leads, and its places, in the
 # midst of it.
 _BAD_DISK = 0.5
@@ -80,6 +85,6 @@ def _faults(random: Random, beside: dict[str, tuple[int, float]]) -> tuple[Fault
 
 def _fault(random: Random, at: float, kind: str, lasts_s: float) -> Fault:
     first = random.randrange(60)
-    # Links between brokers: see ``FaultInjector``.
+    # Links between brokers: see ``NetworkFaults``.
     first -= first % 3 if kind in _BESIDE else 0
     return Fault(at, kind, first, random.randrange(60), random.random() ** 2, lasts_s)

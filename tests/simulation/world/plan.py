@@ -33,7 +33,7 @@ CLASSES: dict[str, tuple[float, float]] = {
     "topic_churn": (0.3, 1.0),
     "elect_preferred": (0.3, 0.0),
     "move_leader": (0.3, 0.0),
-    "reassign": (0.4, 0.0),
+    "reassign": (0.4, 3.0),
     "wipe": (0.3, 2.0),
     "rot": (0.4, 1.0),
 }

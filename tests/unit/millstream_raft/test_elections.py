@@ -170,8 +170,10 @@ def test_with_other_copies_a_failed_directory_loses_every_place() -> None:
     assert (left.leader_id, left.isr, left.elr, left.last_known_elr) == (2, (2,), (), ())
 
 
-def drained(image: Image) -> Image:
-    return images.after(image, images.command(drain_node=pb.DrainNode(node_id=1, node_epoch=1)))
+def drained(image: Image, node_id: int = 1) -> Image:
+    epoch = image.nodes[node_id].epoch
+    drain = pb.DrainNode(node_id=node_id, node_epoch=epoch)
+    return images.after(image, images.command(drain_node=drain))
 
 
 def test_a_drained_leader_stays_in_sync_until_the_next_one_has_heard_of_it() -> None:
@@ -179,14 +181,45 @@ def test_a_drained_leader_stays_in_sync_until_the_next_one_has_heard_of_it() -> 
     assert (led.leader_id, led.isr) == (2, (1, 2))
 
 
-def test_a_drained_follower_leaves_the_in_sync_set() -> None:
+def test_a_drained_follower_may_have_led_a_moment_ago_and_stays_in_sync_too() -> None:
     led = partition(drained(cluster(2, 1)))
-    assert (led.leader_id, led.isr) == (2, (2,))
+    assert (led.leader_id, led.isr) == (2, (2, 1))
 
 
 def test_a_drained_leader_that_nobody_can_replace_leaves_the_lead_empty() -> None:
     led = partition(drained(cluster(1)))
     assert (led.leader_id, led.isr, led.elr) == (None, (), (1,))
+
+
+def test_of_all_that_are_drained_the_first_to_come_back_leads() -> None:
+    image = drained(drained(cluster(1, 2)), 2)
+    led = partition(image)
+    assert (led.leader_id, led.isr, led.elr) == (None, (), (2, 1))
+    image = images.after(image, images.fence(image, 2))
+    image = images.after(image, images.register(2, incarnation=9, clean=True, previous_epoch=2))
+    led = partition(images.after(image, images.unfence(image, 2)))
+    assert (led.leader_id, led.isr, led.elr) == (2, (2, 1), ())
+
+
+def test_who_takes_over_from_a_drained_leader_and_dies_leads_again_when_it_is_back() -> None:
+    image = drained(cluster(1, 2))
+    image = images.after(image, images.fence(image, 2))
+    led = partition(image)
+    assert (led.leader_id, led.isr, led.elr) == (None, (), (2, 1))
+    image = images.after(image, images.register(2, incarnation=9, clean=True, previous_epoch=2))
+    assert partition(images.after(image, images.unfence(image, 2))).leader_id == 2
+
+
+def test_an_eligible_leader_begins_with_the_eligible_ones_that_are_there() -> None:
+    image = cluster(1, 2, min_isr=2)
+    image = images.after(image, images.fence(image, 2))
+    assert (partition(image).isr, partition(image).elr) == ((1,), (2,))
+    image = images.after(image, images.register(2, incarnation=9, clean=True, previous_epoch=2))
+    image = images.after(image, images.unfence(image, 2))
+    led = partition(drained(image))
+    assert (led.leader_id, led.isr, led.elr) == (2, (2, 1), ()), "1 may not have heard"
+    led = partition(images.after(image, images.fence(image, 1)))
+    assert (led.leader_id, led.isr, led.elr) == (2, (2,), (1,))
 
 
 def change(image: Image, isr: tuple[int, ...], epoch: int, **added: int) -> str:

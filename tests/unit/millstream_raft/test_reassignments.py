@@ -1,68 +1,10 @@
-"""Partitions on their way to other replicas, and brokers that leave the cluster."""
+"""Partitions on their way to other replicas."""
 
-from collections import Counter
-
-import pytest
-
-from millstream.v1 import errors_pb2
-from millstream.v1 import metadata_service_pb2 as public
 from millstream_raft.decide_reassignments import decommissioning
-from millstream_raft.decision import ClusterDefaults
-from millstream_raft.image import Image, PartitionState
-from millstream_raft.refusal import Refused
-from millstream_server.v1 import controller_service_pb2 as pb
 from millstream_server.v1 import metadata_command_pb2 as command_pb
 from tests.fakes import metadata_images as images
 from tests.fakes.metadata_requests import execute
-
-TOPIC = images.topic_id(1)
-DEFAULTS = ClusterDefaults()
-
-
-def cluster(*replicas: tuple[int, ...], min_isr: int = 1) -> Image:
-    return images.after(
-        images.image_with(1, 2, 3, 4, 5), images.add_topic(1, *replicas, min_isr=min_isr)
-    )
-
-
-def partition(image: Image, number: int = 0) -> PartitionState:
-    return image.topics[TOPIC].partitions[number]
-
-
-def move(*replicas: int, number: int = 0, **fields: object) -> pb.ExecuteRequest:
-    return pb.ExecuteRequest(
-        alter_partition_reassignments=public.AlterPartitionReassignmentsRequest(
-            partitions=[
-                public.PartitionReassignment(
-                    topic_id=TOPIC,
-                    partition=number,
-                    replica_ids=replicas,
-                    replication_factor=fields.pop("factor", 0),  # type: ignore[arg-type]
-                )
-            ],
-            **fields,  # type: ignore[arg-type]
-        )
-    )
-
-
-def error(reply: pb.ExecuteResponse) -> str:
-    (result,) = reply.alter_partition_reassignments.results
-    return errors_pb2.ErrorReason.Name(result.error).removeprefix("ERROR_REASON_")
-
-
-def in_sync(image: Image, *isr: int, number: int = 0) -> Image:
-    state = partition(image, number)
-    change = command_pb.ChangePartition(
-        topic_id=TOPIC,
-        partition=number,
-        expected_partition_epoch=state.partition_epoch,
-        in_sync_replica_ids=isr,
-        added=[
-            command_pb.ReplicaRegistration(node_id=one, node_epoch=image.nodes[one].epoch)
-            for one in isr
-        ],
-    )
-    return images.after(image, images.command(change_partition=change))
+from tests.fakes.moved_partitions import DEFAULTS, cluster, error, in_sync, move, partition, request
 
 
 def test_replicas_are_added_first_and_the_old_ones_leave_when_all_are_in_sync() -> None:
@@ -128,6 +70,17 @@ def test_a_leader_that_cannot_be_replaced_keeps_the_lead() -> None:
     assert partition(image).leader_id == 1
 
 
+def test_a_lead_that_was_taken_away_is_kept_in_sync_through_a_further_move() -> None:
+    image, _ = execute(cluster((1, 2)), move(3, 2))
+    image = in_sync(image, 1, 2, 3)
+    assert partition(image).leader_id == 3
+    image, _ = execute(image, request(3))
+    image = images.after(image, *decommissioning(image, DEFAULTS, 5))
+    state = partition(image)
+    assert state.target == (4, 2)
+    assert state.isr == (1, 2, 3)
+
+
 def test_a_leader_that_dies_before_it_heard_holds_nothing_up() -> None:
     image, _ = execute(cluster((1, 2)), move(2, 3))
     image = in_sync(image, 1, 2, 3)
@@ -150,9 +103,19 @@ def test_a_cancelled_move_has_the_replicas_from_before() -> None:
     image, reply = execute(image, move())
     assert list(reply.alter_partition_reassignments.results[0].replica_ids) == [1, 2]
     state = partition(image)
-    assert (state.replicas, state.isr, state.leader_id) == ((1, 2), (1, 2), 1)
-    assert state.reassignment is None
+    assert (state.replicas, state.isr, state.leader_id) == ((1, 2, 3), (1, 2, 3), 1)
+    assert state.removing == (3,), "it may have led a moment ago, and not have heard"
+    assert execute(image, move())[0] is image, "it is cancelled"
+    image = in_sync(image, 1, 2)
+    assert (partition(image).replicas, partition(image).reassignment) == ((1, 2), None)
     assert error(execute(image, move())[1]) == "NO_REASSIGNMENT_IN_PROGRESS"
+
+
+def test_a_cancelled_move_that_had_not_come_far_is_over_at_once() -> None:
+    image, _ = execute(cluster((1, 2)), move(3, 4))
+    image, _ = execute(image, move())
+    state = partition(image)
+    assert (state.replicas, state.isr, state.reassignment) == ((1, 2), (1, 2), None)
 
 
 def test_a_leader_that_was_being_added_loses_the_lead_with_the_move() -> None:
@@ -186,8 +149,8 @@ def test_no_replica_goes_while_its_log_has_to_be_compared() -> None:
         image = images.after(image, images.register(node_id, incarnation=node_id + 100))
         image = images.after(image, images.unfence(image, node_id))
     assert partition(image).last_known_elr == (2, 4)
-    for request in (move(), move(1, 2), move(2, 5)):
-        same, reply = execute(image, request)
+    for wanted in (move(), move(1, 2), move(2, 5)):
+        same, reply = execute(image, wanted)
         assert error(reply) == "INVALID_REPLICA_ASSIGNMENT", "4 may have the longest log"
         assert same is image
     leaving = command_pb.ChangeDecommissioning(node_id=4, decommissioning=True)
@@ -223,7 +186,9 @@ def test_a_new_move_keeps_what_the_former_one_added_if_it_wants_it() -> None:
     assert (state.adding, state.removing, state.settled) == ((4, 5), (1, 2, 3), (1, 2))
     image = images.after(image, images.fence(image, 3))
     assert error(execute(image, move(4, 5))[1]) == "UNSPECIFIED", "it is on its way there"
-    assert error(execute(image, move(4))[1]) == "INVALID_REPLICA_ASSIGNMENT", "3 alone has it all"
+    image, _ = execute(image, move(4))
+    state = partition(image)
+    assert (state.replicas, state.elr) == ((1, 2, 4, 3), (3,)), "3 alone has it all"
 
 
 def test_a_new_move_replaces_one_that_is_under_way() -> None:
@@ -231,164 +196,7 @@ def test_a_new_move_replaces_one_that_is_under_way() -> None:
     image = in_sync(image, 1, 2, 3)
     image, _ = execute(image, move(1, 5))
     state = partition(image)
-    assert (state.replicas, state.adding, state.isr) == ((1, 2, 5), (5,), (1, 2))
+    assert (state.replicas, state.adding, state.isr) == ((1, 2, 5, 3), (5,), (1, 2, 3))
     same, reply = execute(image, move(1, 5))
     assert same is image
     assert error(reply) == "UNSPECIFIED"
-
-
-@pytest.mark.parametrize(
-    ("replicas", "reason"),
-    [
-        ((1, 1), "INVALID_REPLICA_ASSIGNMENT"),
-        ((1, 9), "INVALID_REPLICA_ASSIGNMENT"),
-        ((1, 4), "INVALID_REPLICA_ASSIGNMENT"),
-        ((1, 5), "INVALID_REPLICA_ASSIGNMENT"),
-    ],
-)
-def test_replicas_that_cannot_be_are_refused(replicas: tuple[int, ...], reason: str) -> None:
-    image = cluster((1, 2))
-    image = images.after(image, images.fence(image, 4), decommission(5))
-    same, reply = execute(image, move(*replicas))
-    assert same is image
-    assert error(reply) == reason
-
-
-def decommission(node_id: int) -> command_pb.MetadataCommand:
-    return images.command(
-        change_decommissioning=command_pb.ChangeDecommissioning(
-            node_id=node_id, decommissioning=True
-        )
-    )
-
-
-def test_validating_moves_nothing() -> None:
-    image = cluster((1, 2))
-    same, reply = execute(image, move(factor=4, validate_only=True))
-    assert same is image
-    (result,) = reply.alter_partition_reassignments.results
-    assert list(result.replica_ids) == [1, 2, 3, 4]
-
-
-def test_the_throttle_is_the_clusters() -> None:
-    image, _ = execute(cluster((1, 2)), move(3, 4, throttle_bytes_per_s=1000))
-    assert image.reassignment_bytes_per_s == 1000
-    image, _ = execute(image, move(3, 5))
-    assert image.reassignment_bytes_per_s == 1000, "unset: as it is"
-    image, _ = execute(image, move(throttle_bytes_per_s=0))
-    assert image.reassignment_bytes_per_s == 0
-
-
-def test_a_number_of_replicas_is_spread_over_racks() -> None:
-    image = images.after(images.image_with(), images.register(1, rack="a"))
-    for node_id, rack in ((2, "a"), (3, "b"), (4, "c")):
-        image = images.after(image, images.register(node_id, rack=rack))
-    for node_id in (1, 2, 3, 4):
-        image = images.after(image, images.unfence(image, node_id))
-    image = images.after(image, images.add_topic(1, (1,)))
-    image, _ = execute(image, move(factor=3))
-    assert partition(image).target == (1, 3, 4), "2 is in the rack of 1"
-    image = in_sync(image, 1, 3, 4)
-    image, _ = execute(image, move(factor=1))
-    assert partition(image).target == (1,)
-    _, reply = execute(image, move(factor=9))
-    assert error(reply) == "INVALID_REPLICATION_FACTOR"
-
-
-def test_fewer_replicas_are_those_in_sync() -> None:
-    image = cluster((1, 2, 3))
-    image = images.after(image, images.fence(image, 1))
-    image, _ = execute(image, move(factor=2))
-    assert partition(image).replicas == (2, 3)
-
-
-def test_a_move_decided_on_an_older_state_is_refused() -> None:
-    image = cluster((1, 2))
-    command = images.command(
-        reassign_partition=command_pb.ReassignPartition(
-            topic_id=TOPIC, target_replica_ids=[3, 4], min_isr=1
-        )
-    )
-    later = in_sync(image, 1)
-    assert images.apply(later, command).result.reason == "VERSION_CONFLICT"
-    command.reassign_partition.expected_partition_epoch = 1
-    assert images.apply(later, command).result.reason == ""
-
-
-def test_configuration_changed_on_the_way_is_right_before_and_after() -> None:
-    image, _ = execute(cluster((1,), (1, 2, 3)), move(1, 2, 3))
-    alter = pb.ExecuteRequest(
-        alter_configs=public.AlterConfigsRequest(topic="topic-1", set={"retention.ms": "5"})
-    )
-    image, _ = execute(image, alter)
-    assert [one.min_isr for one in image.topics[TOPIC].partitions] == [1, 2]
-    assert partition(in_sync(image, 1, 2, 3)).min_isr == 2
-
-
-def request(node_id: int, *, cancel: bool = False) -> pb.ExecuteRequest:
-    return pb.ExecuteRequest(
-        decommission_broker=public.DecommissionBrokerRequest(node_id=node_id, cancel=cancel)
-    )
-
-
-def test_a_decommissioned_broker_gets_nothing_new_and_loses_all_in_batches() -> None:
-    image = cluster(*[(1, 2), (2, 1), (3, 1)] * 4)
-    image, reply = execute(image, request(1))
-    assert reply.decommission_broker.replica_count == 12
-    create = public.CreateTopicRequest(name="new", partition_count=20, replication_factor=2)
-    image, _ = execute(image, pb.ExecuteRequest(create_topic=create))
-    assert sum(1 for _ in image.partitions_of_node(1)) == 12
-    rounds = 0
-    while commands := decommissioning(image, DEFAULTS, 5):
-        rounds += 1
-        assert len(commands) <= 5
-        image = images.after(image, *commands)
-        assert not decommissioning(image, DEFAULTS, 5), "so many move at a time"
-        for state in image.topics[TOPIC].partitions:
-            if state.reassignment is not None:
-                image = in_sync(image, *state.isr, *state.adding, number=state.number)
-                image = in_sync(image, *state.target, number=state.number)
-    assert rounds == 3
-    assert not list(image.partitions_of_node(1))
-    held = Counter(one for state in image.topics[TOPIC].partitions for one in state.replicas)
-    assert all(len(state.replicas) == 2 for state in image.topics[TOPIC].partitions)
-    assert held[4] > 0
-    assert held[5] > 0
-
-
-def test_a_broker_that_is_down_is_decommissioned_too() -> None:
-    image = cluster((1, 2))
-    image = images.after(image, images.fence(image, 1))
-    image, _ = execute(image, request(1))
-    image = images.after(image, *decommissioning(image, DEFAULTS, 5))
-    state = partition(image)
-    assert state.target == (3, 2)
-    image = in_sync(image, 2, 3)
-    assert partition(image).replicas == (3, 2)
-
-
-def test_the_mark_outlives_a_restart_and_can_be_taken_back() -> None:
-    image, _ = execute(cluster((1, 2)), request(1))
-    same, _ = execute(image, request(1))
-    assert same is image
-    image = images.after(image, images.fence(image, 1))
-    image = images.after(image, images.register(1, incarnation=9))
-    assert image.nodes[1].decommissioning
-    image, _ = execute(image, request(1, cancel=True))
-    assert not image.nodes[1].decommissioning
-
-
-def test_too_few_brokers_cannot_take_over() -> None:
-    image = cluster((1, 2, 3, 4, 5))
-    for node_id, reason in ((1, "INVALID_REPLICATION_FACTOR"), (9, "UNKNOWN_NODE")):
-        with pytest.raises(Refused) as caught:
-            execute(image, request(node_id))
-        assert caught.value.reason == reason
-
-
-def test_a_drained_broker_leads_nothing_until_it_registers_again() -> None:
-    drain = pb.ExecuteRequest(drain_broker=public.DrainBrokerRequest(node_id=1))
-    image, _ = execute(cluster((1, 2)), drain)
-    assert partition(image).leader_id == 2
-    assert image.nodes[1].shutting_down
-    assert execute(image, drain)[0] is image

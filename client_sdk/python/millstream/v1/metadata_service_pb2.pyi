@@ -1589,7 +1589,7 @@ class PartitionReassignment(_message.Message):
     """Number of the partition."""
     replication_factor: _builtins.int
     """Without `replica_ids`: this many replicas, chosen by load and rack; those that are there stay first. Zero: stop the
-    reassignment, and keep the replicas from before.
+    reassignment, and keep the replicas from before; added ones that are in sync stay until all of those are.
     """
     @_builtins.property
     def replica_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -1759,7 +1759,7 @@ Global___ListPartitionReassignmentsResponse: _TypeAlias = ListPartitionReassignm
 
 @_typing.final
 class OngoingReassignment(_message.Message):
-    """A partition that is being moved. It is finished when all of `target_replica_ids` are in sync."""
+    """A partition that is being moved. It is finished when all of `target_replica_ids` are in sync, and nobody else."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

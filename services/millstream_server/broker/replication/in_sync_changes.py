@@ -8,7 +8,7 @@ answers on within its session, and the high watermark has to wait for it so long
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from millstream_raft.image import Image
@@ -23,8 +23,8 @@ class Brokers:
     eligible: Mapping[int, int]
     # Node ids of those that stop, or should.
     draining: frozenset[int] = frozenset()
-    # The longest time-out of their sessions.
-    session_ms_max: int = 0
+    # Time-outs of the sessions.
+    session_ms: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, image: Image) -> Self:
@@ -33,7 +33,7 @@ class Brokers:
         return cls(
             {node.node_id: node.epoch for node in nodes if node.may_lead},
             frozenset(node.node_id for node in nodes if node.shutting_down and not node.fenced),
-            max((node.session_timeout_ms for node in nodes), default=0),
+            {node.node_id: node.session_timeout_ms for node in nodes},
         )
 
 
@@ -67,7 +67,7 @@ def _stays(
 ) -> bool:
     lag_ms = partition.lag_ms(node_id, now_ms)
     if not _heard(partition, node_id):
-        return lag_ms <= max(lag_ms_max, brokers.session_ms_max)
+        return lag_ms <= max(lag_ms_max, brokers.session_ms.get(node_id, 0))
     return lag_ms <= lag_ms_max and node_id not in brokers.draining
 
 

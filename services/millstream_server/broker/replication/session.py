@@ -32,7 +32,7 @@ class CandidateWatch(Protocol):
     """Who wants to hear of followers that may join the in-sync set, or leave it for good."""
 
     def candidate_reported(self, replica: Replica) -> None:
-        """A follower told how far it is that is not in sync, or whose replica is to go."""
+        """A follower told how far it is that is not in sync, or that has just begun to copy."""
 
 
 class FollowerSession:
@@ -136,7 +136,7 @@ class FollowerSession:
             return
         copy = self._copies[key] = FollowerCopy(self, replica, position)
         replica.add_copy(copy)
-        self._take_report(copy)
+        self._take_report(copy, began=True)
         self.moved(copy)
 
     def _report(self, position: pb.FollowerPosition) -> None:
@@ -149,7 +149,7 @@ class FollowerSession:
         if copy.has_more:
             self._pushes.queue(copy)  # it may have waited to change its lane
 
-    def _take_report(self, copy: FollowerCopy) -> None:
+    def _take_report(self, copy: FollowerCopy, *, began: bool = False) -> None:
         replica = copy.replica
         state = replica.state
         outcomes = state.follower_reported(
@@ -161,7 +161,7 @@ class FollowerSession:
             now_ms=self._hosted.clock.monotonic_ms(),
         )
         replica.deliver(outcomes)
-        if self.follower_id not in state.in_sync.committed or self.follower_id not in state.target:
+        if began or self.follower_id not in state.in_sync.committed:
             self._watch.candidate_reported(replica)
 
     def _refuse(self, position: pb.FollowerPosition, refusal: Refusal) -> None:

@@ -187,6 +187,27 @@ async def test_leads_leave_a_disk_that_refuses_appends_and_come_back_later(
     assert metadata.partition().leader_id == 1
 
 
+async def test_a_lead_that_a_finished_move_wants_is_given_to_nobody_else(
+    metadata: Metadata,
+) -> None:
+    await metadata.commit(images.register(4))
+    await metadata.unfence(4)
+    await metadata.commit(images.add_topic(1, (1, 2)))
+    command = command_pb.ReassignPartition(
+        topic_id=images.topic_id(1), target_replica_ids=[3, 4], min_isr=1
+    )
+    await metadata.commit(images.command(reassign_partition=command))
+    await metadata.in_sync(0, 1, 2, 3, 4)
+    assert metadata.partition().leader_id == 3
+    refusing = metadata.app.liveness.refusing_disks
+    refusing[3] = 5
+    await metadata.app.upkeep.relieve_full_disks()
+    assert (metadata.partition().leader_id, metadata.partition().leader_epoch) == (4, 2)
+    refusing[4] = 5
+    await metadata.app.upkeep.relieve_full_disks()
+    assert (metadata.partition().leader_id, metadata.partition().leader_epoch) == (4, 2)
+
+
 async def test_which_disks_refuse_appends_is_what_the_last_heartbeats_said(
     metadata: Metadata,
 ) -> None:

@@ -76,7 +76,7 @@ def test_rule_3_who_never_reported_may_lead_still_within_a_session() -> None:
     partition = leading()
     report(partition, 2, 10)
     report(partition, 3, 9)
-    brokers = Brokers(ELIGIBLE, session_ms_max=300)
+    brokers = Brokers(ELIGIBLE, session_ms={3: 300})
     assert wanted_in_sync(partition, brokers, 101, LAG_MS) == (1, 2), "3 knows who leads"
     partition = leading()
     report(partition, 2, 10)

@@ -16,7 +16,7 @@ from tests.fakes.broker_node import BrokerNode, batch_of, produce_request, with_
 from tests.fakes.cluster import FakeMetadata
 from tests.fakes.scripted_follower import CATCH_UP, TAIL, ScriptedFollower, records_in
 
-CONFIG = with_config(in_sync_check_ms=20, in_sync_retry_ms=20)
+CONFIG = with_config(in_sync_check_ms=20, in_sync_retry_ms=20, drain_timeout_ms=200)
 Start = Callable[..., Awaitable[BrokerNode]]
 
 
