@@ -24,7 +24,6 @@ QUICK = {
     "truncates-to-high-watermark": 1,
     "no-repeat-detected": 1,
     "drained-leader-put-out": 1,
-    "put-out-before-it-heard": 6,
 }
 
 
