@@ -125,7 +125,7 @@ def decommissioning(image: Image, defaults: ClusterDefaults, ongoing_max: int) -
         for partition in topic.partitions:
             if not leaving.isdisjoint(partition.target):
                 waiting.append((topic, partition))
-            elif partition.reassignment is not None:
+            elif partition.adding:
                 moving += 1
     room = _Room(image)
     commands: list[command_pb.MetadataCommand] = []

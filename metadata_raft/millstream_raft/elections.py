@@ -15,20 +15,16 @@ Nodes = Mapping[int, NodeState]
 
 def without_replica(partition: PartitionState, node_id: int, nodes: Nodes) -> PartitionState:
     """The partition after a replica's session ended: it leaves the ISR, into the ELR where the ISR
-    falls below its minimum (invariant 6), and another leader is elected.
-
-    Members that cannot lead because they are drained do not keep the ISR from being empty: all of
-    them hold everything, and whoever comes back first may lead.
-    """
+    falls below its minimum (invariant 6), and another leader is elected."""
     if node_id not in partition.isr and partition.leader_id != node_id:
         return partition
     isr = _without(partition.isr, node_id)
     left = (node_id,) if node_id in partition.isr else ()
-    if not any(node.may_lead for one in isr if (node := nodes.get(one))):
-        isr, left = (), (*left, *isr)
+    if not _one_may_lead(isr, nodes):  # see ``elected``
+        isr, left = (), (*isr, *left)
     elr = partition.elr
     if len(isr) < partition.min_isr:
-        elr = (*elr, *(one for one in left if one not in elr))
+        elr = _joined(elr, left)
     return stepped(partition, elected(_with_sets(partition, isr, elr), nodes))
 
 
@@ -37,14 +33,10 @@ def without_draining_leader(
 ) -> PartitionState:
     """The partition when one of its nodes is to be drained: it only loses the lead. It may not have
     heard, and answers on within its session: it leaves the ISR by its leader's proposal, once it
-    copies from that one (see ``reassignments.py``). Where nobody else may lead, the lead is empty.
-    """
+    copies from that one (see ``reassignments.py``)."""
     if partition.leader_id != node_id:
         return partition
-    led = elected(partition, nodes)
-    if led.leader_id is None:
-        return without_replica(partition, node_id, nodes)
-    return stepped(partition, led)
+    return stepped(partition, elected(partition, nodes))
 
 
 def without_damaged_replica(
@@ -219,10 +211,14 @@ def elected(partition: PartitionState, nodes: Nodes) -> PartitionState:
     leader = nodes.get(partition.leader_id) if partition.leader_id is not None else None
     if leader is not None and leader.may_lead and leader.node_id in partition.isr:
         return partition
+    if partition.isr and not _one_may_lead(partition.isr, nodes):
+        # They are drained, and all hold everything, as the eligible ones do: whoever of all these
+        # is there, or is back first, may lead.
+        eligible = _joined(partition.elr, partition.isr)
+        partition = _copy(partition, partition.leader_id, (), eligible)
     candidates, clean = _candidates(partition)
     for node_id in candidates:
-        node = nodes.get(node_id)
-        if node is None or not node.may_lead:
+        if not _one_may_lead((node_id,), nodes):
             continue
         # From outside of the ISR the leader starts with the eligible ones that are there: among
         # them may be the former leader, which has not heard (see ``reassignments.py``). The others
@@ -247,6 +243,10 @@ def elected(partition: PartitionState, nodes: Nodes) -> PartitionState:
     if partition.leader_id is None:
         return partition
     return _copy(partition, None, partition.isr, partition.elr)
+
+
+def _one_may_lead(node_ids: tuple[int, ...], nodes: Nodes) -> bool:
+    return any(node.may_lead for one in node_ids if (node := nodes.get(one)) is not None)
 
 
 def _is_there(node: NodeState | None) -> bool:
@@ -360,6 +360,10 @@ def stepped(before: PartitionState, after: PartitionState) -> PartitionState:
         after.reassignment,
         after.possible_loss,
     )
+
+
+def _joined(ids: tuple[int, ...], others: tuple[int, ...]) -> tuple[int, ...]:
+    return (*ids, *(one for one in others if one not in ids))
 
 
 def _without(ids: tuple[int, ...], node_id: int) -> tuple[int, ...]:

@@ -158,6 +158,14 @@ class PartitionState:
         return self.replicas if self.reassignment is None else self.reassignment.target
 
     @property
+    def target_in_sync_min(self) -> int:
+        """How many of the target must be in sync before the others leave: all of them; but enough
+        where all of them were there before, and the others came by a reassignment since."""
+        if self._added and self.target == self.settled:
+            return min(self.min_isr, len(self.target))
+        return len(self.target)
+
+    @property
     def settled(self) -> tuple[int, ...]:
         """Node ids of the replicas that a reassignment did not add."""
         added = self._added

@@ -31,7 +31,8 @@ def begun(
 
 
 def cancelled(partition: PartitionState, nodes: Nodes) -> PartitionState:
-    """The partition with the replicas from before, or on its way to them if added ones are in sync.
+    """The partition with the replicas from before, or on its way to them if added ones are in sync:
+    these go once at least min.insync.replicas of the others are.
     Raises Refused NO_REASSIGNMENT_IN_PROGRESS, and INVALID_REPLICA_ASSIGNMENT if it is not known
     yet who holds everything."""
     if partition.reassignment is None:
@@ -41,27 +42,30 @@ def cancelled(partition: PartitionState, nodes: Nodes) -> PartitionState:
 
 def carried_on(before: PartitionState, after: PartitionState, nodes: Nodes) -> PartitionState:
     """``after``, which came from ``before`` by one command, with the next step of its reassignment
-    taken if all of the target are in sync: one of them leads, and once nobody else is in sync the
-    reassignment is finished, which steps the leader epoch (invariant 2). Whatever changes a
+    taken if enough of the target are in sync: one of them leads, and once nobody else is in sync
+    the reassignment is finished, which steps the leader epoch (invariant 2). Whatever changes a
     partition may carry it on: an election can leave a sole in-sync replica that is the target."""
     moved = after.reassignment
-    if moved is None or not set(moved.target) <= set(after.isr):
+    if moved is None:
+        return after
+    there = tuple(one for one in moved.target if one in after.isr)
+    if len(there) < after.target_in_sync_min:
         return after
     led = after
     if after.leader_id not in (None, *moved.target):
-        able = (one for one in moved.target if (node := nodes.get(one)) and node.may_lead)
+        able = (one for one in there if (node := nodes.get(one)) and node.may_lead)
         led = replace(after, leader_id=next(able, after.leader_id))
-    if set(led.isr) == set(moved.target):
-        there = replace(
+    if len(there) == len(led.isr):
+        finished = replace(
             led,
             replicas=moved.target,
-            isr=moved.target,
+            isr=there,
             elr=(),
             min_isr=moved.min_isr,
             damaged=tuple(one for one in after.damaged if one in moved.target),
             reassignment=None,
         )
-        led = elected(there, nodes)
+        led = elected(finished, nodes)
     elif led is after:
         return after
     return replace(

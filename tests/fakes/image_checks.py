@@ -49,9 +49,11 @@ def check_partition(image: Image, partition: PartitionState) -> None:
     if moved is not None:
         assert set(partition.adding) <= set(moved.target) <= replicas
         assert partition.replicas == (*partition.settled, *moved.added)
-        assert set(moved.target) != isr, "it would be finished"
-        if set(moved.target) <= isr and partition.leader_id not in (None, *moved.target):
-            assert not any(image.nodes[one].may_lead for one in moved.target), "it would lead"
+        there = isr.intersection(moved.target)
+        if len(there) >= partition.target_in_sync_min:
+            assert there != isr, "it would be finished"
+            if partition.leader_id not in (None, *moved.target):
+                assert not any(image.nodes[one].may_lead for one in there), "it would lead"
     assert not elr or len(isr) < partition.min_isr
     for node_id in isr:
         node = image.nodes[node_id]
@@ -62,7 +64,7 @@ def check_partition(image: Image, partition: PartitionState) -> None:
         assert image.nodes[partition.leader_id].may_lead
         assert not partition.last_known_elr
     elif isr or elr:
-        assert not any(image.nodes[node_id].may_lead for node_id in isr or elr)
+        assert not any(image.nodes[node_id].may_lead for node_id in isr | elr)
 
 
 def check_step(before: Image, image: Image, delta: Delta) -> None:

@@ -13,10 +13,10 @@ RULES = {*(str(number) for number in range(1, 23)), "34"}
 # Mutants that one schedule shows, with its seed. Where a change of the simulator draws other
 # schedules, ``make mutants ONLY=<name>`` tells another seed.
 QUICK = {
-    "request-executed-twice": 1,
+    "request-executed-twice": 6,
     "leader-epoch-not-stepped": 1,
     "fenced-follower-stays-in-sync": 1,
-    "joiner-of-another-registration": 1,
+    "joiner-of-another-registration": 10,
     "eligible-leader-forgotten": 1,
     "unclean-restart-keeps-its-place": 5,
     "mark-moves-below-minimum": 22,

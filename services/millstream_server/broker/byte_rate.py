@@ -12,7 +12,8 @@ class ByteRate:
         if bytes_per_s <= 0:
             raise ValueError(f"a rate of {bytes_per_s} bytes per second lets nothing through")
         self._bytes_per_s = bytes_per_s
-        self._burst = bytes_per_s * burst_ms / 1000
+        # Thousandths of bytes: whole numbers, so that after the wait something may be taken.
+        self._burst = bytes_per_s * burst_ms
         self._balance = self._burst
         self._filled_ms = now_ms
 
@@ -25,11 +26,11 @@ class ByteRate:
         """Milliseconds until something may be taken; 0: now."""
         passed_ms = max(0, now_ms - self._filled_ms)
         self._filled_ms = max(now_ms, self._filled_ms)
-        self._balance = min(self._burst, self._balance + passed_ms * self._bytes_per_s / 1000)
+        self._balance = min(self._burst, self._balance + passed_ms * self._bytes_per_s)
         if self._balance > 0:
             return 0
-        return int(-self._balance * 1000 / self._bytes_per_s) + 1
+        return -self._balance // self._bytes_per_s + 1
 
     def take(self, size_bytes: int) -> None:
         """So many bytes went through."""
-        self._balance -= size_bytes
+        self._balance -= size_bytes * 1000

@@ -65,6 +65,8 @@ class Partition:
         self.replicas: tuple[int, ...] = ()
         # Those of them that stay; all, unless the partition is reassigned.
         self.target: frozenset[int] = frozenset()
+        # How many of those must be in sync before the others leave.
+        self.target_in_sync_min = 0
         self.in_sync = InSyncSet()
         # True: every end that counts is a synced one (invariant 10).
         self.fsync = True
@@ -178,6 +180,7 @@ class Partition:
         self.leader_epoch = state.leader_epoch
         self.replicas = state.replicas
         self.target = frozenset(state.target)
+        self.target_in_sync_min = state.target_in_sync_min
         self.recovering = state.recovering
         self.fsync = state.flush_mode == FLUSH_FSYNC
         self.followers.count_synced(self.fsync)

@@ -176,8 +176,12 @@ class ClusterView:
 
     def _holds_nothing(self) -> bool:
         node_id = self._identity.node_id
-        leads = next(self.image.partitions_led_by(node_id), None)
-        return leads is None and not self.image.shards_owned_by(node_id)
+        counts = any(
+            # The high watermark waits for whoever is in sync, until its session ends.
+            partition.leader_id is not None and node_id in partition.isr
+            for _, partition in self.image.partitions_of_node(node_id)
+        )
+        return not counts and not self.image.shards_owned_by(node_id)
 
     def _own_session(self) -> NodeSessionClient:
         if self._session is None:

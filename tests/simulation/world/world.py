@@ -120,6 +120,8 @@ def simulation(make: Callable[[], World]) -> Generator[World, None, None]:
     before = structlog.get_config()
     collecting = gc.isenabled()
     gc.disable()
+    # What is left of the world before: when that was taken apart, its caller still knew it.
+    gc.collect()
     # What was there before is not looked at again when the world is taken apart.
     gc.freeze()
     world = make()

@@ -136,6 +136,13 @@ def test_a_decommissioned_broker_gets_nothing_new_and_loses_all_in_batches() -> 
     assert held[5] > 0
 
 
+def test_a_move_that_only_waits_for_its_end_keeps_no_other_from_beginning() -> None:
+    image, _ = execute(cluster((1, 2, 3), (3, 4)), move(1, 2))
+    assert partition(image).reassignment is not None
+    image, _ = execute(image, request(4))
+    assert len(decommissioning(image, DEFAULTS, 1)) == 1
+
+
 def test_a_broker_that_is_down_is_decommissioned_too() -> None:
     image = cluster((1, 2))
     image = images.after(image, images.fence(image, 1))

@@ -194,7 +194,7 @@ def test_a_drained_leader_that_nobody_can_replace_leaves_the_lead_empty() -> Non
 def test_of_all_that_are_drained_the_first_to_come_back_leads() -> None:
     image = drained(drained(cluster(1, 2)), 2)
     led = partition(image)
-    assert (led.leader_id, led.isr, led.elr) == (None, (), (2, 1))
+    assert (led.leader_id, led.isr, led.elr) == (None, (), (1, 2))
     image = images.after(image, images.fence(image, 2))
     image = images.after(image, images.register(2, incarnation=9, clean=True, previous_epoch=2))
     led = partition(images.after(image, images.unfence(image, 2)))
@@ -205,9 +205,21 @@ def test_who_takes_over_from_a_drained_leader_and_dies_leads_again_when_it_is_ba
     image = drained(cluster(1, 2))
     image = images.after(image, images.fence(image, 2))
     led = partition(image)
-    assert (led.leader_id, led.isr, led.elr) == (None, (), (2, 1))
+    assert (led.leader_id, led.isr, led.elr) == (None, (), (1, 2))
     image = images.after(image, images.register(2, incarnation=9, clean=True, previous_epoch=2))
     assert partition(images.after(image, images.unfence(image, 2))).leader_id == 2
+
+
+def test_damage_of_the_last_leader_that_is_not_drained_lets_an_eligible_one_lead() -> None:
+    image = fenced(cluster(1, 2, 3, min_isr=3), 2)
+    assert (partition(image).isr, partition(image).elr) == ((1, 3), (2,))
+    image = drained(image, 3)
+    offline = pb.TakeLogDirectoryOffline(node_id=1, node_epoch=1)
+    image = images.after(image, images.command(take_log_directory_offline=offline))
+    assert partition(image).leader_id is None
+    image = images.after(image, images.register(2, incarnation=9, clean=True, previous_epoch=2))
+    led = partition(images.after(image, images.unfence(image, 2)))
+    assert (led.leader_id, led.isr) == (2, (2, 3))
 
 
 def test_an_eligible_leader_begins_with_the_eligible_ones_that_are_there() -> None:

@@ -111,6 +111,16 @@ def test_a_cancelled_move_has_the_replicas_from_before() -> None:
     assert error(execute(image, move())[1]) == "NO_REASSIGNMENT_IN_PROGRESS"
 
 
+def test_a_cancelled_move_does_not_wait_for_replicas_that_are_gone() -> None:
+    image, _ = execute(cluster((1, 2, 3), min_isr=2), move(1, 4, 5))
+    image = images.after(in_sync(image, 1, 2, 3, 4), images.fence(image, 3))
+    image, _ = execute(image, move())
+    state = partition(image)
+    assert (state.replicas, state.isr, state.target_in_sync_min) == ((1, 2, 3, 4), (1, 2, 4), 2)
+    state = partition(in_sync(image, 1, 2))
+    assert (state.replicas, state.isr, state.reassignment) == ((1, 2, 3), (1, 2), None)
+
+
 def test_a_cancelled_move_that_had_not_come_far_is_over_at_once() -> None:
     image, _ = execute(cluster((1, 2)), move(3, 4))
     image, _ = execute(image, move())

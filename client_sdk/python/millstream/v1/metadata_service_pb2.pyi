@@ -1589,7 +1589,7 @@ class PartitionReassignment(_message.Message):
     """Number of the partition."""
     replication_factor: _builtins.int
     """Without `replica_ids`: this many replicas, chosen by load and rack; those that are there stay first. Zero: stop the
-    reassignment, and keep the replicas from before; added ones that are in sync stay until all of those are.
+    reassignment, and keep the replicas from before; added ones that are in sync stay until enough of those are.
     """
     @_builtins.property
     def replica_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

@@ -56,7 +56,8 @@ def wanted_in_sync(
         )
     ]
     target = partition.target
-    if partition.node_id in target < set(partition.replicas) and target <= set(wanted):
+    enough = len(target.intersection(wanted)) >= partition.target_in_sync_min
+    if enough and partition.node_id in target < set(partition.replicas):
         # The end of the reassignment.
         wanted = [one for one in wanted if one in target or not _heard(partition, one)]
     return tuple(wanted) if committed != frozenset(wanted) else None

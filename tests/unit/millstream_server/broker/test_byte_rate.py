@@ -1,7 +1,7 @@
 """A limit of bytes per second."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from millstream_server.broker.byte_rate import ByteRate
@@ -28,6 +28,7 @@ def test_a_rate_of_nothing_is_refused() -> None:
         ByteRate(0, 0)
 
 
+@example(84, [16_653, 1])
 @given(st.integers(1, 10**9), st.lists(st.integers(1, 10**6), min_size=1, max_size=50))
 def test_in_the_long_run_no_more_goes_through_than_the_rate(
     bytes_per_s: int, sizes: list[int]

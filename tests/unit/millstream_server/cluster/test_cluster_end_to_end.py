@@ -176,6 +176,41 @@ async def test_draining_moves_everything_away_before_the_stop() -> None:
         await channel.close()
 
 
+async def test_a_drain_waits_until_nobody_counts_on_the_node() -> None:
+    async with running_cluster() as cluster:
+        one, two = await cluster.node(1), await cluster.node(2)
+        await one.view.wait_registered()
+        await two.view.wait_registered()
+        request = create("logs", 1)
+        request.create_topic.replication_factor = 2
+        topic_id = (await one.view.execute(request)).create_topic.topic.topic_id
+        await until(one.view, lambda image: topic_id in image.topics)
+        leader_id = one.view.image.topics[topic_id].partitions[0].leader_id
+        leaves, stays = (one, two) if leader_id == 1 else (two, one)
+        assert not await leaves.view.drain(timeout_ms=500)
+        image = await until(
+            stays.view,
+            lambda image: image.topics[topic_id].partitions[0].leader_id not in (leader_id, None),
+        )
+        led = image.topics[topic_id].partitions[0]
+        assert set(led.isr) == {1, 2}, "the high watermark waits for it"
+        member = pb.InSyncMember(node_id=stays.identity.node_id, node_epoch=stays.view.node_epoch)
+        proposal = pb.InSyncProposal(
+            topic_id=topic_id,
+            leader_epoch=led.leader_epoch,
+            partition_epoch=led.partition_epoch,
+            members=[member],
+        )
+        await stays.view.execute(
+            pb.ExecuteRequest(
+                alter_partitions=pb.AlterPartitions(
+                    node_id=member.node_id, node_epoch=member.node_epoch, proposals=[proposal]
+                )
+            )
+        )
+        assert await leaves.view.drain(timeout_ms=5_000)
+
+
 async def test_a_lost_answer_does_not_create_twice() -> None:
     async with running_cluster() as cluster:
         node = await cluster.node(1)

@@ -111,6 +111,14 @@ def test_rule_3_who_is_to_go_leaves_once_it_copies_and_the_target_is_in_sync() -
     assert wanted(partition, eligible=eligible) == (1, 4)
 
 
+def test_who_came_by_a_cancelled_move_leaves_though_one_of_the_others_is_gone() -> None:
+    moved = Reassignment((1, 2, 3), (4,), 2)
+    partition = leading(isr=(1, 2, 4), replicas=(1, 2, 3, 4), reassignment=moved)
+    report(partition, 2, 10)
+    report(partition, 4, 10)
+    assert wanted(partition, eligible={1: 10, 2: 20, 4: 40}) == (1, 2)
+
+
 def test_a_leader_that_is_to_go_puts_nobody_out() -> None:
     partition = moved(2, 3)
     report(partition, 2, 10)
