@@ -99,7 +99,8 @@ def _relief(
             if partition.leader_id != node_id:
                 continue
             # A reassignment whose target is in sync would take the lead back at once.
-            led_by_target = set(partition.target) <= set(partition.isr)
+            there = set(partition.target).intersection(partition.isr)
+            led_by_target = len(there) >= partition.target_in_sync_min
             others = (
                 one
                 for one in (partition.target if led_by_target else partition.replicas)

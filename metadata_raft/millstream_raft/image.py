@@ -159,8 +159,9 @@ class PartitionState:
 
     @property
     def target_in_sync_min(self) -> int:
-        """How many of the target must be in sync before the others leave: all of them; but enough
-        where all of them were there before, and the others came by a reassignment since."""
+        """How many of the target must be in sync before the others leave: all of them; but the
+        least that the partition needs where all of them were there before, and the others came by
+        a reassignment since. The leader waits for all that run (see ``in_sync_changes``)."""
         if self._added and self.target == self.settled:
             return min(self.min_isr, len(self.target))
         return len(self.target)

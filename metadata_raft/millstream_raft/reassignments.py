@@ -54,7 +54,9 @@ def carried_on(before: PartitionState, after: PartitionState, nodes: Nodes) -> P
     led = after
     if after.leader_id not in (None, *moved.target):
         able = (one for one in there if (node := nodes.get(one)) and node.may_lead)
-        led = replace(after, leader_id=next(able, after.leader_id))
+        leader_id = next(able, None)
+        if leader_id is not None:
+            led = replace(after, leader_id=leader_id)
     if len(there) == len(led.isr):
         finished = replace(
             led,

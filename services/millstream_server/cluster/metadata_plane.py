@@ -80,9 +80,9 @@ class NodePlane(MetadataPlane, Protocol):
 
     async def drain(self, *, timeout_ms: int) -> bool:
         """Tell the controller that this node wants to stop. True once it owns no shard and is in
-        sync nowhere any more, other than where nobody leads, in its own image; False after
-        ``timeout_ms``, and outside of its session: then the controller moves everything away
-        without being asked."""
+        sync nowhere any more, other than where nobody leads, in its own image; False
+        ``timeout_ms`` after it was first told so, and outside of its session: then the controller
+        moves everything away without being asked."""
 
     def report_log_dir_offline(self) -> None:
         """Tell the controller that the log directory failed: this start of the process leads

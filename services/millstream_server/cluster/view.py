@@ -68,6 +68,8 @@ class ClusterView:
                 random,
                 self._follower.leave_for,
             )
+        # When this node was first told to stop, monotonic.
+        self._asked_to_stop_ms: int | None = None
         self._followed.subscribe(self._note_controller)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -153,8 +155,10 @@ class ClusterView:
     async def drain(self, *, timeout_ms: int) -> bool:
         """See ``NodePlane``."""
         session = self._own_session()
-        deadline_ms = self._clock.monotonic_ms() + timeout_ms
-        session.ask_to_stop()
+        if self._asked_to_stop_ms is None:
+            self._asked_to_stop_ms = self._clock.monotonic_ms()
+            session.ask_to_stop()
+        deadline_ms = self._asked_to_stop_ms + timeout_ms
         while not (session.may_stop and self._holds_nothing()):
             if self._clock.monotonic_ms() >= deadline_ms:
                 _log.warning("drain not finished in time", timeout_ms=timeout_ms)

@@ -121,6 +121,22 @@ def test_a_cancelled_move_does_not_wait_for_replicas_that_are_gone() -> None:
     assert (state.replicas, state.isr, state.reassignment) == ((1, 2, 3), (1, 2), None)
 
 
+def test_the_leader_epoch_stays_while_nobody_of_the_target_can_lead() -> None:
+    image, _ = execute(cluster((1, 2)), move(3))
+    image = in_sync(image, 1, 2, 3)
+    image, _ = execute(image, move())
+    for node_id in (1, 2):
+        epoch = image.nodes[node_id].epoch
+        drain = command_pb.DrainNode(node_id=node_id, node_epoch=epoch)
+        image = images.after(image, images.command(drain_node=drain))
+    before = partition(image)
+    assert (before.leader_id, before.target) == (3, (1, 2))
+    image = images.after(image, images.fence(image, 2))
+    state = partition(image)
+    assert (state.leader_id, state.leader_epoch) == (3, before.leader_epoch)
+    assert state.partition_epoch == before.partition_epoch + 1
+
+
 def test_a_cancelled_move_that_had_not_come_far_is_over_at_once() -> None:
     image, _ = execute(cluster((1, 2)), move(3, 4))
     image, _ = execute(image, move())

@@ -57,6 +57,8 @@ def wanted_in_sync(
     ]
     target = partition.target
     enough = len(target.intersection(wanted)) >= partition.target_in_sync_min
+    # Where not all of the target are needed: those that are there.
+    enough = enough and all(one in wanted or one not in brokers.eligible for one in target)
     if enough and partition.node_id in target < set(partition.replicas):
         # The end of the reassignment.
         wanted = [one for one in wanted if one in target or not _heard(partition, one)]

@@ -208,6 +208,28 @@ async def test_a_lead_that_a_finished_move_wants_is_given_to_nobody_else(
     assert (metadata.partition().leader_id, metadata.partition().leader_epoch) == (4, 2)
 
 
+async def test_a_lead_that_a_cancelled_move_wants_is_given_to_nobody_else(
+    metadata: Metadata,
+) -> None:
+    await metadata.commit(images.register(4))
+    await metadata.commit(images.add_topic(1, (1, 2)))
+    command = command_pb.ReassignPartition(
+        topic_id=images.topic_id(1), target_replica_ids=[3, 4], min_isr=1
+    )
+    await metadata.commit(images.command(reassign_partition=command))
+    await metadata.in_sync(0, 1, 2, 3)
+    await metadata.in_sync(0, 1, 3)
+    cancel = command_pb.CancelReassignment(
+        topic_id=images.topic_id(1), expected_partition_epoch=metadata.partition().partition_epoch
+    )
+    await metadata.commit(images.command(cancel_reassignment=cancel))
+    before = metadata.partition()
+    assert (before.leader_id, before.replicas, before.isr) == (1, (1, 2, 3), (1, 3))
+    metadata.app.liveness.refusing_disks[1] = 5
+    await metadata.app.upkeep.relieve_full_disks()
+    assert metadata.partition() == before
+
+
 async def test_which_disks_refuse_appends_is_what_the_last_heartbeats_said(
     metadata: Metadata,
 ) -> None:

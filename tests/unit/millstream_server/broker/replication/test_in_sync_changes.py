@@ -117,6 +117,7 @@ def test_who_came_by_a_cancelled_move_leaves_though_one_of_the_others_is_gone() 
     report(partition, 2, 10)
     report(partition, 4, 10)
     assert wanted(partition, eligible={1: 10, 2: 20, 4: 40}) == (1, 2)
+    assert wanted(partition, eligible={**ELIGIBLE, 4: 40}) is None, "3 is there, and catches up"
 
 
 def test_a_leader_that_is_to_go_puts_nobody_out() -> None:
