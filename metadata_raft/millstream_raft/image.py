@@ -96,8 +96,8 @@ class Reassignment:
 
     # Node ids in the end; the first is the preferred leader then.
     target: tuple[int, ...]
-    # Node ids that had no replica before, a leader that leaves again among them perhaps; they stand
-    # behind all others.
+    # Node ids that had no replica before; they stand behind all others. Some may be of a target
+    # that was given up, and leave again.
     added: tuple[int, ...]
     # Least in-sync replicas in the end.
     min_isr: int

@@ -42,15 +42,14 @@ _PAUSE_MS_MIN = 200
 class SessionStream:
     """One open ``NodeSession`` stream. ``ended`` resolves to why it must end."""
 
-    # Version since which the node holds nothing, as long as it wants to stop; and whether its own
-    # image has reached that: then it may stop, and nobody has to wait for its session's end.
-    _idle_version: int | None = None
-    may_stop = False
-
     def __init__(self, node_id: int, node_epoch: int) -> None:
         self.node_id = node_id
         self.node_epoch = node_epoch
         self.ended: asyncio.Future[ServiceError] = asyncio.get_running_loop().create_future()
+        # Version since which the node holds nothing, as long as it wants to stop; and whether its
+        # own image has reached that: then it may stop, and nobody waits for its session's end.
+        self._idle_version: int | None = None
+        self.may_stop = False
 
     def note_idle(self, version: int, *, heard_version: int, idle: bool) -> None:
         """Learn if the node wants to stop and holds nothing by the image of ``version``;

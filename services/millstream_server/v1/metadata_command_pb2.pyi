@@ -1461,8 +1461,8 @@ class PartitionRecord(_message.Message):
 
     @_builtins.property
     def adding_replica_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Node ids that had no replica before the reassignment, one that led meanwhile and leaves again
-        among them perhaps; they stand behind the others in `replica_ids`.
+        """Node ids that had no replica before the reassignment; they stand behind the others in `replica_ids`. Some may be of a target
+        that was given up, and leave again.
         """
 
     @_builtins.property
