@@ -32,6 +32,8 @@ class _Known:
     """One log."""
 
     bounds: LogBounds
+    # Leader epoch that it was told under.
+    leader_epoch: int
     # (monotonic milliseconds, end offset) when the end was first seen to have moved there.
     samples: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_SAMPLES_MAX))
 
@@ -167,15 +169,20 @@ class EndOffsets:
         answered = []
         answers = iter(response.answers)
         for partition, end, start in zip(partitions, answers, answers, strict=False):
-            if not end.error and not start.error and end.HasField("offset"):
-                self._learn(partition, LogBounds(start.offset, end.offset))
+            if end.error or start.error or not end.HasField("offset"):
+                continue
+            if self._learn(partition, LogBounds(start.offset, end.offset), end.leader_epoch):
                 answered.append(partition)
         return answered
 
-    def _learn(self, partition: Partition, bounds: LogBounds) -> None:
+    def _learn(self, partition: Partition, bounds: LogBounds, leader_epoch: int) -> bool:
+        """False for the late answer of a former leader: the end may be further by now."""
         known = self._known.get(partition)
         if known is None:
-            known = self._known[partition] = _Known(bounds)
-        known.bounds = bounds
+            known = self._known[partition] = _Known(bounds, leader_epoch)
+        if leader_epoch < known.leader_epoch:
+            return False
+        known.bounds, known.leader_epoch = bounds, leader_epoch
         if not known.samples or known.samples[-1][1] != bounds.end_offset:
             known.samples.append((self._clock.monotonic_ms(), bounds.end_offset))
+        return True
