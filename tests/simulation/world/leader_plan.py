@@ -12,13 +12,14 @@ _MOVES = 20
 _FIRST_S = 2.2
 # Beside moves: how often, and the longest time that each lasts, seconds.
 _BESIDE = {"delay": (6, 2.0), "cut": (1, 0.5), "cut_one_way": (1, 0.5)}
-# How often a schedule disturbs the metadata too, and with what. Leaders move half as often then.
+# How often a schedule disturbs metadata and clocks too, and with what.
 _DISTURBED = 0.4
 _DISTURBANCES = {
     "step_down": (1, 0.0),
     "topic_churn": (1, 0.0),
     "kill_metadata": (1, 0.5),
-    "reassign": (2, 2.0),
+    "reassign": (2, 5.0),
+    "wall_jump": (1, 0.0),
 }
 # How often a disk rots or is replaced: its broker gives up what it leads, and its places, in the
 # midst of it.
