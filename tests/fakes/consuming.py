@@ -1,7 +1,7 @@
 """Consumers of the fakes, and what tests do with them again and again."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -45,13 +45,6 @@ def fill(broker: FakeBroker, batches: int = 4, size: int = 5) -> int:
             log.append([b"%d" % (log.end + index) for index in range(size)])
     broker.wake()
     return batches * size * len(broker.logs)
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until something holds."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - the server side has no event for it
-            await asyncio.sleep(0.005)
 
 
 async def read(reader: AsyncConsumer, count: int) -> list[ConsumerRecord]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry
 
@@ -15,6 +14,7 @@ from millstream_server.v1 import controller_service_pb2 as pb
 from tests.fakes.instant_consensus import InstantConsensus
 from tests.fakes.manual_clock import ManualClock
 from tests.fakes.metadata_cluster import identity
+from tests.fakes.waiting import until
 
 OTHER = 2
 
@@ -31,29 +31,27 @@ class FakeProbe:
         self.tries.set()
         return port in self.refused
 
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Let the tasks of the loop run until the condition holds."""
-    async with asyncio.timeout(5):
-        while True:
-            if condition():
-                return
-            await asyncio.sleep(0)
+    async def tried(self, times: int) -> None:
+        """Wait until so many further connections were tried."""
+        for _ in range(times):
+            self.tries.clear()
+            await self.tries.wait()
 
 
 class ControllerBench:
     """Everything that a metadata node runs but gRPC and Raft."""
 
-    def __init__(self) -> None:
+    def __init__(self, **config: object) -> None:
         self.clock = ManualClock()
         self.probe = FakeProbe()
         self.registry = CollectorRegistry()
-        config = MetadataConfig(
-            voters=((1, "127.0.0.1:1"), (OTHER, "127.0.0.1:2")),
-            heartbeat_gather_ms=0,
-            probe_interval_ms=1,
-            reconnect_grace_ms=1,
-        )
+        values: dict[str, object] = {
+            "voters": ((1, "127.0.0.1:1"), (OTHER, "127.0.0.1:2")),
+            "heartbeat_gather_ms": 0,
+            "probe_interval_ms": 1,
+            "reconnect_grace_ms": 1,
+        }
+        values.update(config)
         made: list[InstantConsensus] = []
 
         def consensus(machine: StateMachine) -> InstantConsensus:
@@ -61,7 +59,7 @@ class ControllerBench:
             return made[0]
 
         self.app = MetadataApp(
-            config,
+            MetadataConfig(**values),  # type: ignore[arg-type]
             identity(1, 1, {"metadata"}, b"m" * 16),
             consensus,
             clock=self.clock,
@@ -74,7 +72,7 @@ class ControllerBench:
 
     async def active(self) -> None:
         """Wait until it is the controller."""
-        await eventually(lambda: self.controller.is_active)
+        await until(lambda: self.controller.is_active)
 
     async def register(self, node_id: int, **fields: object) -> tuple[SessionStream, pb.Registered]:
         """Register a node, of its usual folder unless told otherwise."""

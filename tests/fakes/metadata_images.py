@@ -76,6 +76,23 @@ def fence(image: Image, node_id: int) -> pb.MetadataCommand:
     return command(fence_node=pb.FenceNode(node_id=node_id, node_epoch=epoch))
 
 
+def in_sync(image: Image, topic: int, partition: int, *isr: int) -> pb.MetadataCommand:
+    """What a leader proposes to change its partition's in-sync set."""
+    state = image.topics[topic_id(topic)].partitions[partition]
+    return command(
+        change_partition=pb.ChangePartition(
+            topic_id=topic_id(topic),
+            partition=partition,
+            expected_partition_epoch=state.partition_epoch,
+            in_sync_replica_ids=isr,
+            added=[
+                pb.ReplicaRegistration(node_id=one, node_epoch=image.nodes[one].epoch)
+                for one in isr
+            ],
+        )
+    )
+
+
 def add_topic(
     number: int,
     *replicas: tuple[int, ...],

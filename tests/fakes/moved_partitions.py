@@ -5,7 +5,6 @@ from millstream.v1 import metadata_service_pb2 as public
 from millstream_raft.decision import ClusterDefaults
 from millstream_raft.image import Image, PartitionState
 from millstream_server.v1 import controller_service_pb2 as pb
-from millstream_server.v1 import metadata_command_pb2 as command_pb
 from tests.fakes import metadata_images as images
 
 TOPIC = images.topic_id(1)
@@ -49,18 +48,7 @@ def error(reply: pb.ExecuteResponse) -> str:
 
 def in_sync(image: Image, *isr: int, number: int = 0) -> Image:
     """After the leader changed the in-sync set."""
-    state = partition(image, number)
-    change = command_pb.ChangePartition(
-        topic_id=TOPIC,
-        partition=number,
-        expected_partition_epoch=state.partition_epoch,
-        in_sync_replica_ids=isr,
-        added=[
-            command_pb.ReplicaRegistration(node_id=one, node_epoch=image.nodes[one].epoch)
-            for one in isr
-        ],
-    )
-    return images.after(image, images.command(change_partition=change))
+    return images.after(image, images.in_sync(image, 1, number, *isr))
 
 
 def request(node_id: int, *, cancel: bool = False) -> pb.ExecuteRequest:

@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import time
+from abc import abstractmethod
 from pathlib import Path
 
 from tests.cluster.faults.fault import Fault, NotPossibleNow
@@ -182,9 +183,9 @@ class _Limit(Fault):
         resource.prlimit(self._pid, self.kind, (limit, self._before[1]))
         return f"{type(self).__name__} of {self._name}: {limit}", self.random.uniform(3, 12)
 
+    @abstractmethod
     def limit(self, pid: int) -> int:
         """What is allowed from now on."""
-        raise NotImplementedError
 
     def heal(self) -> bool:
         """Take it back; a broker that took its folder offline is started again."""

@@ -5,6 +5,7 @@
 
 import asyncio
 import contextvars
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,7 @@ _STOP_S = 30.0
 _SCRUB_MS = 1_500
 
 
-class Machine:
+class Machine(ABC):
     """A computer with a disk, on which one node runs, again and again."""
 
     def __init__(self, world: "World", node_id: int, host: str) -> None:
@@ -91,7 +92,7 @@ class Machine:
         self._starting = process.spawn(self._main(process))
         return process
 
-    def forget(self) -> None:
+    def forget(self) -> None:  # noqa: B027 - not every kind of node keeps some
         """Forget the objects of the process before."""
 
     def _clean_up(self) -> None:
@@ -105,13 +106,13 @@ class Machine:
             self.gave_up = error
             process.loop.call_in(0, process.kill, context=contextvars.Context())
 
+    @abstractmethod
     async def start(self, process: Process) -> None:
         """Start the roles of the node."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def stop_roles(self) -> None:
         """Stop them as on SIGTERM."""
-        raise NotImplementedError
 
     # What happens to it
 

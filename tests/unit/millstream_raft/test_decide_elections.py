@@ -60,18 +60,7 @@ def errors(reply: pb.ExecuteResponse) -> list[str]:
 
 
 def in_sync(image: Image, number: int, *isr: int) -> Image:
-    state = partition(image, number)
-    change = command_pb.ChangePartition(
-        topic_id=TOPIC,
-        partition=number,
-        expected_partition_epoch=state.partition_epoch,
-        in_sync_replica_ids=isr,
-        added=[
-            command_pb.ReplicaRegistration(node_id=one, node_epoch=image.nodes[one].epoch)
-            for one in isr
-        ],
-    )
-    return images.after(image, images.command(change_partition=change))
+    return images.after(image, images.in_sync(image, 1, number, *isr))
 
 
 def moved_away() -> Image:

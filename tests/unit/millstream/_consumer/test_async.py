@@ -22,10 +22,10 @@ from tests.fakes.consuming import (
     check_order,
     cluster,
     consumer,
-    eventually,
     fill,
     read,
 )
+from tests.fakes.waiting import until
 
 # --- reading ----------------------------------------------------------------------------------
 
@@ -57,7 +57,7 @@ async def test_every_way_of_reading_gives_every_record_once() -> None:
 async def test_records_that_arrive_later_are_pushed() -> None:
     async with cluster(1) as broker, consumer(broker, "logs") as reader:
         waiting = asyncio.create_task(reader.getone())
-        await eventually(lambda: bool(broker.requests))
+        await until(lambda: bool(broker.requests))
         broker.log("logs").append([b"0"])
         broker.wake()
         assert (await waiting).value == b"0"
@@ -76,7 +76,7 @@ async def test_a_cancelled_consume_loses_nothing() -> None:
         fill(broker, 1, 3)
         reader.assign([P0])
         task = asyncio.create_task(reader.consume(10))
-        await eventually(lambda: reader.lag(P0) == 0)
+        await until(lambda: reader.lag(P0) == 0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert [record.offset for record in await read(reader, 3)] == [0, 1, 2]
@@ -122,7 +122,7 @@ async def test_seek_by_time_finds_the_first_record_that_is_new_enough() -> None:
         found = await reader.offsets_for_times({P0: 150})
         assert found[P0] == (1, 200, 1)
         assert await reader.offsets_for_times({P0: 500}) == {P0: None}
-        await eventually(lambda: bool(reader.assignment()))
+        await until(lambda: bool(reader.assignment()))
         reader.seek_to_time(150)
         assert (await reader.getone()).offset == 1
 
@@ -155,7 +155,7 @@ async def test_a_topic_made_later_is_read_from_its_start() -> None:
     async with cluster(1) as broker, consumer(broker, "later", auto_offset_reset="latest") as r:
         assert await r.poll(0.05) is None
         broker.add_topic("later", 1)
-        await eventually(lambda: bool(r.assignment()))
+        await until(lambda: bool(r.assignment()))
         assert await r.position(TopicPartition("later", 0)) == 0
 
 
@@ -183,7 +183,7 @@ async def test_a_new_leader_epoch_is_followed_without_gap() -> None:
             records = await read(reader, 10)
             broker.log("logs").leader_epoch = 2
             broker.metadata_changed()
-            await eventually(lambda: [one.leader_epoch for one in asked(broker)] == [1, 2])
+            await until(lambda: [one.leader_epoch for one in asked(broker)] == [1, 2])
             last = asked(broker)[-1]
             assert (last.offset, last.last_epoch) == (10, 1)
             fill(broker, 2)
@@ -200,7 +200,7 @@ async def test_an_offset_out_of_range_follows_the_reset_policy(policy: str, firs
         reader.assign([P0])
         reader.seek(P0, 3)
         assert await reader.poll(0.1) is None or policy == "earliest"
-        await eventually(lambda: (reader.lag(P0) or 0) <= 10)
+        await until(lambda: (reader.lag(P0) or 0) <= 10)
         fill(broker, 1, 1)
         offset = (await reader.getone()).offset
         assert offset in (first, first + 1)
@@ -273,7 +273,7 @@ async def test_positions_in_a_topic_made_again_are_committed() -> None:
             await reader.getmany(timeout_ms=50)
             assert broker.coordinator is not None
             committed = broker.coordinator.committed
-            await eventually(lambda: committed["logs", 0].offset == 2)
+            await until(lambda: committed["logs", 0].offset == 2)
 
 
 async def test_buffers_are_bounded_by_the_window() -> None:

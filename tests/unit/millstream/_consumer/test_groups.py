@@ -14,10 +14,10 @@ from tests.fakes.consuming import (
     check_order,
     cluster,
     consumer,
-    eventually,
     fill,
     read,
 )
+from tests.fakes.waiting import until
 
 
 class Journal(RebalanceListener):
@@ -123,7 +123,7 @@ async def test_auto_commit_covers_only_what_was_handed_out_before_the_last_step(
                     assert stored is None or stored.offset <= 4
                 if record.offset == 5:
                     # Earlier steps may have been due, too, where the machine was busy.
-                    await eventually(lambda: [one[2] for one in coordinator.commits[-1:]] == [5])
+                    await until(lambda: [one[2] for one in coordinator.commits[-1:]] == [5])
                     break
 
 
@@ -207,7 +207,7 @@ async def test_nothing_of_a_lost_partition_is_delivered() -> None:
                     if handed == 3:
                         coordinator.mute = True
                         coordinator.refuse_joins = ["COORDINATOR_LOADING"] * 100
-                        await eventually(lambda: not reader.assignment())
+                        await until(lambda: not reader.assignment())
                         coordinator.refuse_joins = []
                         coordinator.mute = False
                         break
@@ -225,7 +225,7 @@ async def test_heartbeats_go_on_while_the_application_works_between_polls() -> N
             await reader.getone()
             member = coordinator.members["member-1"]
             before = member.heartbeats
-            await eventually(lambda: member.heartbeats >= before + 3)
+            await until(lambda: member.heartbeats >= before + 3)
 
 
 async def test_a_member_that_stops_polling_leaves_its_group() -> None:
@@ -236,7 +236,7 @@ async def test_a_member_that_stops_polling_leaves_its_group() -> None:
         config = {"group_id": "g", "max_poll_interval_ms": 1_000}
         async with consumer(broker, "logs", **config) as reader:
             await reader.getone()
-            await eventually(lambda: bool(coordinator.left))
+            await until(lambda: bool(coordinator.left))
             assert reader.assignment() == set()
             assert (await reader.getone()).offset == 0
 

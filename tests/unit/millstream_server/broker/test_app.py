@@ -20,6 +20,7 @@ from millstream_server.runtime.ports import File
 from millstream_server.runtime.system import SystemFile, SystemFiles
 from tests.fakes.broker_node import BrokerNode, batch_of, produce_request, with_config
 from tests.fakes.cluster import FakeMetadata
+from tests.fakes.waiting import until
 
 StartBroker = Callable[..., Awaitable[BrokerNode]]
 
@@ -81,12 +82,6 @@ async def values(node: BrokerNode, topic: str = "logs") -> list[bytes]:
         async for response in node.stub.Subscribe(request, timeout=10)
         for record in response.records
     ]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0)
 
 
 async def test_a_restart_keeps_records_epochs_and_the_clean_mark(

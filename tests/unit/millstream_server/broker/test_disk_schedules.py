@@ -13,6 +13,7 @@ from millstream_server.runtime.ports import File
 from millstream_server.runtime.system import SystemFiles
 from tests.fakes.broker_node import BrokerNode, batch_of, produce_request, with_config
 from tests.fakes.cluster import FakeMetadata
+from tests.fakes.waiting import until
 
 StartBroker = Callable[..., Awaitable[BrokerNode]]
 
@@ -44,12 +45,6 @@ class HeldFiles(SystemFiles):
 
     def open(self, path: str, *, create: bool = False, read_only: bool = False) -> File:
         return HeldFile(super().open(path, create=create, read_only=read_only), self)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
 
 
 async def result(call: Any) -> pb.ProduceResult:

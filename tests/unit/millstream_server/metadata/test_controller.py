@@ -1,7 +1,6 @@
 """The controller, on a bench."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 from prometheus_client import generate_latest
@@ -12,15 +11,6 @@ from millstream_server.runtime.errors import ServiceError
 from millstream_server.v1 import controller_service_pb2 as pb
 from tests.fakes import metadata_images as images
 from tests.fakes.controller_bench import OTHER, ControllerBench, create
-
-
-@pytest.fixture
-async def bench() -> AsyncIterator[ControllerBench]:
-    made = ControllerBench()
-    await made.app.start()
-    await made.active()
-    yield made
-    await made.app.stop()
 
 
 async def test_followers_name_the_leader(bench: ControllerBench) -> None:

@@ -1,22 +1,13 @@
 """Sessions of nodes with the controller, on a bench."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 from prometheus_client import generate_latest
 
 from millstream_server.runtime.errors import ServiceError
-from tests.fakes.controller_bench import OTHER, ControllerBench, create, eventually
-
-
-@pytest.fixture
-async def bench() -> AsyncIterator[ControllerBench]:
-    made = ControllerBench()
-    await made.app.start()
-    await made.active()
-    yield made
-    await made.app.stop()
+from tests.fakes.controller_bench import OTHER, ControllerBench, create
+from tests.fakes.waiting import until
 
 
 async def test_a_node_leads_only_once_its_image_holds_its_registration(
@@ -99,7 +90,7 @@ async def test_a_broken_stream_and_a_refused_connection_fence_early(bench: Contr
     streams = [await bench.live(node_id) for node_id in (1, 2, 3)]
     bench.probe.refused = {9001, 9002, 9003}
     bench.liveness.closed(streams[0], by_node=True)
-    await eventually(lambda: bench.fenced(1))
+    await until(lambda: bench.fenced(1))
     assert b"millstream_nodes_fenced_total 1.0" in generate_latest(bench.registry)
 
 
@@ -110,9 +101,7 @@ async def test_not_even_refused_connections_fence_half_of_the_cluster_early(
     bench.probe.refused = {9001, 9002, 9003, 9004}
     for stream in streams[:2]:
         bench.liveness.closed(stream, by_node=True)
-    for _ in range(50):
-        bench.probe.tries.clear()
-        await bench.probe.tries.wait()
+    await bench.probe.tried(50)
     assert not any(bench.fenced(node_id) for node_id in (1, 2, 3, 4))
 
 
@@ -127,7 +116,7 @@ async def test_a_node_that_died_with_the_controller_is_fenced_early_by_the_next(
     await bench.active()
     await bench.live(2)
     await bench.live(3)
-    await eventually(lambda: bench.fenced(1))
+    await until(lambda: bench.fenced(1))
     assert not bench.fenced(2)
     assert not bench.fenced(3)
 
@@ -143,9 +132,7 @@ async def test_a_new_controller_fences_nobody_early_when_most_nodes_are_absent(
     await bench.active()
     await bench.live(4)
     await bench.live(3)
-    for _ in range(50):
-        bench.probe.tries.clear()
-        await bench.probe.tries.wait()
+    await bench.probe.tried(50)
     assert not any(bench.fenced(node_id) for node_id in (1, 2, 3, 4))
 
 
@@ -243,7 +230,7 @@ async def test_a_drained_node_may_stop_and_is_fenced_when_it_does(bench: Control
     assert topic is not None
     assert topic.partitions[0].leader_id is None
     bench.liveness.closed(one, by_node=True)
-    await eventually(lambda: bench.fenced(1))
+    await until(lambda: bench.fenced(1))
 
 
 async def test_a_drained_node_whose_stream_breaks_before_it_heard_is_not_taken_for_stopped(

@@ -1,61 +1,27 @@
 """What the active controller does to partitions unasked, and what it counts and says of them."""
 
-import asyncio
-import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
-from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from millstream.v1 import metadata_service_pb2 as public
-from millstream_raft.consensus import StateMachine
 from millstream_raft.image import PartitionState
-from millstream_server.metadata.app import MetadataApp
-from millstream_server.metadata.config import MetadataConfig
 from millstream_server.v1 import controller_service_pb2 as pb
 from millstream_server.v1 import metadata_command_pb2 as command_pb
 from tests.fakes import metadata_images as images
-from tests.fakes.instant_consensus import InstantConsensus
-from tests.fakes.manual_clock import ManualClock
-from tests.fakes.metadata_cluster import identity
+from tests.fakes.controller_bench import ControllerBench
+from tests.fakes.waiting import until
 
 TOPIC = images.topic_id(1)
 
 
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Let the tasks of the loop run until the condition holds."""
-    async with asyncio.timeout(5):
-        while True:
-            if condition():
-                return
-            await asyncio.sleep(0)
-
-
-class Metadata:
-    """An active controller without nodes: they are registered by commands."""
-
-    def __init__(self, **config: object) -> None:
-        self.registry = CollectorRegistry()
-        made: list[InstantConsensus] = []
-
-        def consensus(machine: StateMachine) -> InstantConsensus:
-            made.append(InstantConsensus(machine, node_id=1))
-            return made[0]
-
-        self.app = MetadataApp(
-            MetadataConfig(voters=((1, "127.0.0.1:1"),), **config),  # type: ignore[arg-type]
-            identity(1, 1, {"metadata"}, b"m" * 16),
-            consensus,
-            clock=ManualClock(),
-            random=random.Random(1),
-            metrics=self.registry,
-        )
-        self.consensus = made[0]
+class Metadata(ControllerBench):
+    """An active controller whose nodes are registered by commands."""
 
     async def start(self, *brokers: int) -> None:
         await self.app.start()
-        await eventually(lambda: self.app.controller.is_active)
+        await self.active()
         for node_id in brokers:
             await self.commit(images.register(node_id))
             await self.unfence(node_id)
@@ -70,18 +36,7 @@ class Metadata:
         await self.commit(images.fence(self.app.controller.image, node_id))
 
     async def in_sync(self, number: int, *isr: int) -> None:
-        nodes = self.app.controller.image.nodes
-        change = command_pb.ChangePartition(
-            topic_id=TOPIC,
-            partition=number,
-            expected_partition_epoch=self.partition(number).partition_epoch,
-            in_sync_replica_ids=isr,
-            added=[
-                command_pb.ReplicaRegistration(node_id=one, node_epoch=nodes[one].epoch)
-                for one in isr
-            ],
-        )
-        await self.commit(images.command(change_partition=change))
+        await self.commit(images.in_sync(self.app.controller.image, 1, number, *isr))
 
     def partition(self, number: int = 0) -> PartitionState:
         return self.app.controller.image.topics[TOPIC].partitions[number]
@@ -234,28 +189,9 @@ async def test_which_disks_refuse_appends_is_what_the_last_heartbeats_said(
     metadata: Metadata,
 ) -> None:
     liveness = metadata.app.liveness
-    registration = pb.Registration(
-        cluster_id=images.CLUSTER_ID,
-        node_id=4,
-        incarnation_id=b"i" * 16,
-        directory_id=b"d" * 16,
-        roles=[1],
-        host="127.0.0.1",
-        port=4,
-    )
-    stream, registered = await liveness.register(registration)
-
-    async def beat(*, refuses: bool) -> None:
-        beat = pb.NodeHeartbeat(
-            node_epoch=stream.node_epoch,
-            sequence=1,
-            version=registered.version,
-            disk_refuses=refuses,
-        )
-        await liveness.heartbeat(stream, beat)
-
+    stream, registered = await metadata.register(4)
     for refuses in (True, False, True):
-        await beat(refuses=refuses)
+        await metadata.beat(stream, registered.version, disk_refuses=refuses)
         assert (4 in liveness.refusing_disks) is refuses
     metadata.consensus.depose()
     assert not liveness.refusing_disks
@@ -272,9 +208,7 @@ async def test_it_acts_by_itself() -> None:
     await metadata.in_sync(0, 2, 1)
     request = public.DecommissionBrokerRequest(node_id=2)
     await metadata.app.controller.execute(pb.ExecuteRequest(decommission_broker=request))
-    await eventually(
-        lambda: metadata.partition().leader_id == 1 and metadata.partition(1).adding != ()
-    )
+    await until(lambda: metadata.partition().leader_id == 1 and metadata.partition(1).adding != ())
     metadata.app.liveness.refusing_disks[1] = 5
-    await eventually(lambda: metadata.partition().leader_id == 2)
+    await until(lambda: metadata.partition().leader_id == 2)
     await metadata.app.stop()

@@ -1,7 +1,7 @@
 """Leader and followers, all of them real brokers on loopback; the controller is the test's."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ import pytest
 from millstream.v1 import broker_service_pb2 as pb
 from tests.fakes.broker_node import BrokerNode, batch_of, produce_request, with_config
 from tests.fakes.cluster import FakeMetadata
+from tests.fakes.waiting import until
 
 CONFIG = with_config(in_sync_check_ms=20, in_sync_retry_ms=20, replica_lag_time_ms_max=300)
 
@@ -40,12 +41,6 @@ async def produce(node: BrokerNode, *values: bytes) -> int:
     assert not result.error, result
     assert result.durability == pb.DURABILITY_REPLICATED_DISK
     return int(result.base_offset)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0)
 
 
 def file_of(node: BrokerNode) -> bytes:

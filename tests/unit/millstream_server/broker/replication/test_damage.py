@@ -1,7 +1,5 @@
 """A replica whose log is damaged leaves every set, then copies its log anew (invariants 6, 34)."""
 
-import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 from millstream_server.broker.partition import Role
@@ -9,12 +7,7 @@ from millstream_server.storage.errors import LogDamagedError
 from tests.fakes.broker_node import BrokerNode
 from tests.fakes.cluster import FakeMetadata
 from tests.fakes.scripted_leader import ScriptedLeader, leader_frame
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+from tests.fakes.waiting import until
 
 
 def find_rot(node: BrokerNode) -> None:

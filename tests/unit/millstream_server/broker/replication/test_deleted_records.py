@@ -1,7 +1,7 @@
 """Copying a log whose first records were deleted: its start may lie in the middle of a batch."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from millstream.record import iterate_frames, parse_header
 from millstream.v1 import broker_service_pb2 as pb
 from tests.fakes.broker_node import BrokerNode, batch_of, produce_request, with_config
 from tests.fakes.cluster import FakeMetadata
+from tests.fakes.waiting import until
 
 CONFIG = with_config(in_sync_check_ms=20, in_sync_retry_ms=20, replica_lag_time_ms_max=300)
 
@@ -48,12 +49,6 @@ async def delete_before(node: BrokerNode, offset: int) -> None:
     deletion = pb.RecordDeletion(topic="logs", partition=0, before_offset=offset)
     response = await node.stub.DeleteRecords(pb.DeleteRecordsRequest(deletions=[deletion]))
     assert response.results[0].log_start_offset == offset
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
 
 
 def ends(node: BrokerNode) -> tuple[int, int]:

@@ -1,7 +1,5 @@
 """What a follower does with what its leader says, each case a sentence of invariants 13 to 15."""
 
-import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 from millstream.record import parse_header
@@ -10,12 +8,7 @@ from millstream_server.broker.partition import Role
 from tests.fakes.broker_node import BrokerNode
 from tests.fakes.cluster import FakeMetadata
 from tests.fakes.scripted_leader import CATCH_UP, TAIL, ScriptedLeader, leader_frame
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+from tests.fakes.waiting import until
 
 
 def offsets_and_epochs(node: BrokerNode) -> list[tuple[int, int]]:

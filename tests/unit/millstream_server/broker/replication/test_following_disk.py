@@ -1,8 +1,7 @@
 """A follower whose disk is slow or full: what it tells its leader while work waits for the disk."""
 
-import asyncio
 import errno
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from tests.fakes.broker_node import BrokerNode, with_config
 from tests.fakes.cluster import FakeMetadata
 from tests.fakes.scripted_leader import TAIL, ScriptedLeader, leader_frame
 from tests.fakes.slow_files import SlowFiles
+from tests.fakes.waiting import until
 
 MIB = 1 << 20
 
@@ -33,12 +33,6 @@ async def follower(
     yield node
     files.syncing.set()
     await node.stop()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
 
 
 async def begun_at(leader: ScriptedLeader, epoch: int) -> pb.FollowerPosition:

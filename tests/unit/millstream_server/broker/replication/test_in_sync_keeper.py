@@ -1,7 +1,7 @@
 """The leader asks the controller for in-sync sets; the controller is the test's."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from millstream_server.v1 import controller_service_pb2 as pb
 from tests.fakes.broker_node import BrokerNode, with_config
 from tests.fakes.cluster import FakeMetadata
 from tests.fakes.scripted_follower import ScriptedFollower
+from tests.fakes.waiting import until
 
 CONFIG = with_config(in_sync_check_ms=20, in_sync_retry_ms=40, replica_lag_time_ms_max=10_000)
 
@@ -56,12 +57,6 @@ def proposals(node: BrokerNode) -> list[pb.InSyncProposal]:
         for request in node.view.executed
         for proposal in request.alter_partitions.proposals
     ]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0)
 
 
 async def test_rule_4_a_proposal_names_registrations_epochs_and_everybody_in_it(

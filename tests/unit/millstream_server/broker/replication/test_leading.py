@@ -15,6 +15,7 @@ from millstream_server.v1 import replication_service_pb2 as pb
 from tests.fakes.broker_node import BrokerNode, batch_of, produce_request, with_config
 from tests.fakes.cluster import FakeMetadata
 from tests.fakes.scripted_follower import CATCH_UP, TAIL, ScriptedFollower, records_in
+from tests.fakes.waiting import until
 
 CONFIG = with_config(in_sync_check_ms=20, in_sync_retry_ms=20, drain_timeout_ms=200)
 Start = Callable[..., Awaitable[BrokerNode]]
@@ -76,12 +77,6 @@ class Producer:
     async def answer(self) -> Any:
         async with asyncio.timeout(10):
             return (await self._call.read()).results[0]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0)
 
 
 async def test_what_is_produced_is_pushed_and_acknowledged_when_it_is_reported(

@@ -1,7 +1,7 @@
 """A follower that takes nothing, as one that was stopped: what its leader keeps for it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -11,6 +11,7 @@ from millstream.v1 import broker_service_pb2 as broker_pb
 from tests.fakes.broker_node import BrokerNode, batch_of, produce_request, with_config
 from tests.fakes.cluster import FakeMetadata
 from tests.fakes.scripted_follower import TAIL, ScriptedFollower
+from tests.fakes.waiting import until
 
 MIB = 1 << 20
 RECORD = bytes(100_000)
@@ -45,12 +46,6 @@ async def other_connection(node: BrokerNode) -> AsyncIterator[grpc.aio.Channel]:
     options = (("grpc.use_local_subchannel_pool", 1),)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{node.port}", options=options) as channel:
         yield channel
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0)
 
 
 async def produce(node: BrokerNode, topic_id: bytes, copying: ScriptedFollower) -> None:
