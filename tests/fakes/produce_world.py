@@ -47,7 +47,8 @@ class ProduceWorld:
     def __init__(self, partitions: int = 1, seed: int = 0, **options: Any) -> None:
         self.clock = ManualClock()
         self.chance = random.Random(seed)
-        self.config = ProducerConfig.resolve(**options)
+        # Several small batches are under way in most tests.
+        self.config = ProducerConfig.resolve(**{"linger_in_flight_ms": 0, **options})
         self.cluster = ClusterCache()
         self.accumulator = Accumulator(self.config, self.clock, self.chance)
         self.sender = Sender(self.config, self.accumulator, self.cluster, self.chance)

@@ -57,6 +57,7 @@ class Writer:
         idempotent: bool = True,
         pause_s: float = 0.05,
         bytes_max: int = 40,
+        linger_in_flight_ms: int = 0,
         acknowledged: Callable[[Send], None] = lambda send: None,
     ) -> None:
         self.world = world
@@ -66,6 +67,7 @@ class Writer:
         self.partitions = partitions
         self.idempotent = idempotent
         self._acks = acks
+        self._linger_in_flight_ms = linger_in_flight_ms
         self._pause_s = pause_s
         self._bytes_max = bytes_max
         self._acknowledged = acknowledged
@@ -93,6 +95,7 @@ class Writer:
             acks=self._acks,
             enable_idempotence=self.idempotent,
             linger_ms=5,
+            linger_in_flight_ms=self._linger_in_flight_ms,
             request_timeout_ms=5_000,
             delivery_timeout_ms=20_000,
             max_block_ms=10_000,

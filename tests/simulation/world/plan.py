@@ -92,6 +92,8 @@ class WriterPlan:
     pause_s: float
     # Largest value, bytes: with large ones the logs roll.
     bytes_max: int
+    # With 0 as many batches are under way as may be.
+    linger_in_flight_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ def draw_plan(seed: int, *, faults: bool = True, replication_factor: int = 0) ->
     topics = tuple(_topic(random, number, replication_factor) for number in range(2))
     writers = tuple(_writer(random, number % len(topics)) for number in range(3))
     disturbed = faults and random.random() < 0.6
-    return Plan(
+    plan = Plan(
         seed=seed,
         brokers=brokers,
         voters=random.choice((1, 3, 3)),
@@ -148,6 +150,9 @@ def draw_plan(seed: int, *, faults: bool = True, replication_factor: int = 0) ->
         lag_ms=random.choice((10_000, 2_000, 500)) if faults else 10_000,
         voter_lag_s=random.choice((0.02, 0.02, 0.5)) if faults else 0.02,
     )
+    lingers_ms = random.choices((0, 0, 10), k=len(writers))
+    pairs = zip(writers, lingers_ms, strict=True)
+    return replace(plan, writers=tuple(replace(one, linger_in_flight_ms=ms) for one, ms in pairs))
 
 
 def draw_sync_s(random: Random, brokers: int) -> tuple[tuple[float, float], ...]:

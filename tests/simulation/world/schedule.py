@@ -175,6 +175,7 @@ class _Schedule:
                     idempotent=writer.idempotent,
                     pause_s=writer.pause_s,
                     bytes_max=writer.bytes_max,
+                    linger_in_flight_ms=writer.linger_in_flight_ms,
                     acknowledged=self._acknowledged,
                 )
             )

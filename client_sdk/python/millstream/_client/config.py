@@ -115,6 +115,12 @@ class ProducerConfig(ClientConfig):
     linger_ms: float = key(
         0.0, "Wait up to this time for more records before sending a batch.", minimum=0
     )
+    linger_in_flight_ms: float = key(
+        10.0,
+        "Wait up to this time for more records while an earlier batch of the partition is"
+        " unanswered, whatever linger.ms is.",
+        minimum=0,
+    )
     batch_size: int = key(
         256 * 1024, "Send a batch when it has so many bytes, before compression.", minimum=1
     )

@@ -100,12 +100,20 @@ class Sender(Settlement):
 
     def _next_batch(self, queue: PartitionQueue, now_ms: int) -> Batch | None:
         if not queue.sealed and queue.open is not None:
-            due_ms = queue.open.created_ms + self._config.linger_ms
+            due_ms = queue.open.created_ms + self._linger_ms(queue)
             if now_ms < due_ms and not self.flushing:
                 self._wake_at(int(due_ms) + 1)
                 return None
             self._accumulator.seal(queue)
         return queue.sealed.popleft() if queue.sealed else None
+
+    def _linger_ms(self, queue: PartitionQueue) -> float:
+        """As Nagle's algorithm (RFC 896): while something is unanswered, small batches gather. Many
+        of them under way make the longest queue where the machine is busy, and wait in it. But not
+        for long: on long ways a round trip is more than a batch should wait."""
+        if not queue.in_flight:
+            return self._config.linger_ms
+        return max(self._config.linger_ms, self._config.linger_in_flight_ms)
 
     def _assign_sequence(self, queue: PartitionQueue, batch: Batch) -> None:
         """Number the batch; under a new producer id or epoch every partition begins at 0."""

@@ -316,6 +316,41 @@ def test_linger_waits_for_more_records_unless_flushing() -> None:
     assert len(world.collect()) == 1
 
 
+def test_small_batches_gather_while_an_earlier_one_is_unanswered() -> None:
+    world = ProduceWorld(linger_in_flight_ms=10)
+    world.send(b"a")
+    (first,) = world.collect()
+    for value in (b"b", b"c"):
+        world.send(value)
+        assert world.collect() == []
+    assert world.sender.wake_at_ms == world.clock.now_ms + 11
+    world.answer(first)
+    (second,) = world.collect()
+    ((_, batch),) = second.call.waiting.values()
+    assert batch.count == 2
+
+
+def test_small_batches_do_not_wait_long_for_an_answer() -> None:
+    world = ProduceWorld(linger_in_flight_ms=10)
+    world.send(b"a")
+    world.collect()
+    world.send(b"b")
+    assert world.collect() == []
+    world.wait(11)
+    assert len(world.collect()) == 1
+    world.send(b"c")
+    assert world.collect() == []
+    world.sender.flushing += 1
+    assert len(world.collect()) == 1
+
+
+def test_full_batches_wait_for_no_answer() -> None:
+    world = ProduceWorld(linger_in_flight_ms=10, batch_size=1)
+    for value in (b"a", b"b", b"c"):
+        world.send(value)
+    assert len(world.collect()) == 2, "only the last one may grow"
+
+
 def test_small_batches_of_many_partitions_share_a_request() -> None:
     world = ProduceWorld(partitions=8)
     for partition in range(8):
