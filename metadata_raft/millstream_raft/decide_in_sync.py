@@ -78,9 +78,6 @@ def report_damaged_logs(
         # A report that comes late must not hit a replica that copied its log anew meanwhile.
         if log.partition_epoch != partition.partition_epoch:
             return _other_epoch(log, partition)
-        places = (*partition.isr, *partition.elr, *partition.last_known_elr)
-        if node_id in partition.damaged and node_id not in places:
-            return UP_TO_DATE
         return command_pb.MetadataCommand(
             remove_damaged_replica=command_pb.RemoveDamagedReplica(
                 topic_id=log.topic_id,

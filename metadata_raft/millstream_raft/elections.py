@@ -61,11 +61,18 @@ def without_damaged_replica(
 
 def with_damaged_log(partition: PartitionState, node_id: int, nodes: Nodes) -> PartitionState:
     """The partition after a replica found rot in its log: it leaves ISR, ELR and LastKnownELR at
-    once, a sole copy too, and comes back by copying from a leader (invariants 6 and 34)."""
+    once, a sole copy too, and comes back by copying from a leader (invariants 6 and 34).
+
+    The partition epoch steps even if nothing else changes: a proposal that counts on the log that
+    is about to be set aside may be on its way.
+    """
     changed = _left_everything(partition, node_id)
     if node_id not in changed.damaged:
         changed = replace(changed, damaged=(*changed.damaged, node_id))
-    return stepped(partition, elected(changed, nodes))
+    after = stepped(partition, elected(changed, nodes))
+    if after is partition:
+        return replace(partition, partition_epoch=partition.partition_epoch + 1)
+    return after
 
 
 def with_recovered_log(

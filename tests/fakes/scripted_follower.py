@@ -109,6 +109,7 @@ class ScriptedFollower:
         leader_epoch: int = 1,
         synced: int | None = None,
         partition: int = 0,
+        partition_epoch: int = 0,
     ) -> int:
         """Begin to copy; returns the round."""
         self.rounds += 1
@@ -118,7 +119,9 @@ class ScriptedFollower:
             leader_epoch=leader_epoch,
             end_offset=end,
             synced_end_offset=end if synced is None else synced,
-            begin=pb.FollowerBegin(round=self.rounds, last_epoch=last_epoch),
+            begin=pb.FollowerBegin(
+                round=self.rounds, last_epoch=last_epoch, partition_epoch=partition_epoch
+            ),
         )
         await self.say(TAIL, positions=[position])
         return self.rounds

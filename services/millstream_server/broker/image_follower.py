@@ -48,6 +48,8 @@ class ImageFollower:
         # In the order in which they changed.
         self._changed: dict[_Key, None] = {}
         self._removed: list[TopicState] = []
+        # Partitions with rot in the log here, and their epochs when it was met.
+        self._damage_met: dict[_Key, int] = {}
         # Partitions whose damaged log here the image knows of, until it is sound again.
         self._damage_known: dict[_Key, None] = {}
         # What the disk refused to open or to begin an epoch in, say for want of room.
@@ -147,16 +149,22 @@ class ImageFollower:
 
     async def _repair(self, replica: Replica, topic: TopicState, state: PartitionState) -> Replica:
         """Rot was found: never led from, never cut. First the replica leaves every set, so that
-        nobody counts on it; then its log is set aside and copied anew (invariant 34)."""
+        nobody counts on it; then its log is set aside and copied anew (invariant 34).
+
+        Outside of them all its leader may be proposing it right now, by what this log was before.
+        No such proposal is accepted once the partition epoch has stepped, which the report sees to.
+        """
         own = replica.state
         key = (own.topic_id, own.number)
+        met_at = self._damage_met.setdefault(key, state.partition_epoch)
         places = (*state.isr, *state.elr, *state.last_known_elr)
-        if self._node_id in places or self._node_id == state.leader_id:
+        has_place = self._node_id in places or self._node_id == state.leader_id
+        if state.leader_id is None and not has_place:
+            return replica  # it may be all that is left: the operator decides (invariant 5)
+        if has_place or state.partition_epoch == met_at:
             damage = Damage(state.partition_epoch, str(replica.log.failure))
             self._reports.damaged(key, damage)
             return replica
-        if state.leader_id is None:
-            return replica  # it may be all that is left: the operator decides (invariant 5)
         self._drop(replica)
         await run_job(
             self._upkeep, partial(self._hosted.directory.set_aside_log, *key, damaged=True)
@@ -302,6 +310,7 @@ class ImageFollower:
         own = replica.state
         key = (own.topic_id, own.number)
         self._hosted.replicas.pop(key, None)
+        self._damage_met.pop(key, None)
         self._followed.leave(key)
         replica.deliver(own.resign(None))
         replica.lose_readers(Refusal("UNKNOWN_TOPIC", "the topic or partition is gone"))

@@ -305,14 +305,16 @@ class Partition:
         synced_end_offset: int,
         *,
         node_epoch: int,
+        begun_at: int,
         now_ms: int,
     ) -> list[Outcome]:
         """A follower of this epoch reported its log end; older reports count for nothing (12).
-        ``node_epoch`` is its registration, ``now_ms`` monotonic."""
+        ``node_epoch`` is its registration, ``begun_at`` the partition epoch that it knew when it
+        began this round of its copy, ``now_ms`` monotonic."""
         if not self.leading or leader_epoch != self.leader_epoch or node_id not in self.replicas:
             return []
-        ends = (end_offset, synced_end_offset)
-        self.followers.report(node_id, node_epoch, ends, self.counting_end_offset, now_ms)
+        epochs, ends = (node_epoch, begun_at), (end_offset, synced_end_offset)
+        self.followers.report(node_id, epochs, ends, self.counting_end_offset, now_ms)
         return self._advance()
 
     def look_at_followers(
@@ -331,9 +333,15 @@ class Partition:
         return self._advance()
 
     def may_join(self, node_id: int) -> bool:
-        """True if a follower is caught up enough to be proposed for the in-sync set (12)."""
+        """True if a follower is caught up enough to be proposed for the in-sync set (12).
+
+        What it told in a round begun at an older partition epoch proves nothing: it may have lost
+        its log since, to rot, or by losing its place and getting it back.
+        """
         end = self.followers.ends.get(node_id)
-        return end is not None and may_join(end, self.high_watermark, self.epoch_start_offset)
+        if end is None or self.followers.begun_at(node_id) != self.in_sync.partition_epoch:
+            return False
+        return may_join(end, self.high_watermark, self.epoch_start_offset)
 
     def propose_in_sync(self, members: Iterable[int]) -> int:
         """Ask for another in-sync set; returns the partition epoch to send along (4)."""

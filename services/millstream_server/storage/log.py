@@ -357,7 +357,7 @@ class Log:
         below ``end_offset``: at most ``bytes_max`` bytes, but at least one batch. Empty if there is
         nothing to read below ``end_offset`` yet. The first batch may begin before ``offset``.
 
-        Both checksums are verified for bytes below the recovery point (invariant 31), or for all
+        Both checksums are verified below the recovery point and in closed segments (31), or of all
         that is read. Raises OffsetOutOfRangeError, LogDamagedError, and the log's failure.
         """
         return self._reader.read(offset, bytes_max, end_offset, verified=verified)

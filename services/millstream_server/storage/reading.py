@@ -56,7 +56,10 @@ class LogReader:
         segment = log.segments.holding(offset)
         if segment.base_offset > offset:  # retention took the segment since the check above
             raise OffsetOutOfRangeError(offset, log.start_offset, end_offset)
-        verified_end = end_offset if verified else log.recovery_point
+        # What is appended to no more may have left the page cache, though the recovery point, which
+        # moves with the next sync, is below it still.
+        closed = segment is not log.segments.active
+        verified_end = end_offset if verified or closed else log.recovery_point
         return self._guarded(
             segment,
             offset,

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from millstream.v1 import errors_pb2 as millstream_dot_v1_dot_errors__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.millstream_server/v1/replication_service.proto\x12\x14millstream_server.v1\x1a\x1amillstream/v1/errors.proto\"\x9a\x01\n\x10ReplicateRequest\x12\x35\n\x05hello\x18\x01 \x01(\x0b\x32&.millstream_server.v1.ReplicationHello\x12\x14\n\x0c\x63redit_bytes\x18\x02 \x01(\x04\x12\x39\n\tpositions\x18\x03 \x03(\x0b\x32&.millstream_server.v1.FollowerPosition\"\xaf\x01\n\x10ReplicationHello\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ollower_id\x18\x02 \x01(\r\x12\x16\n\x0e\x66ollower_epoch\x18\x03 \x01(\x04\x12\x11\n\tleader_id\x18\x04 \x01(\r\x12\x12\n\nsession_id\x18\x05 \x01(\x04\x12\x33\n\x04lane\x18\x06 \x01(\x0e\x32%.millstream_server.v1.ReplicationLane\"\xbf\x01\n\x10\x46ollowerPosition\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x14\n\x0cleader_epoch\x18\x03 \x01(\r\x12\x12\n\nend_offset\x18\x04 \x01(\x04\x12\x19\n\x11synced_end_offset\x18\x05 \x01(\x04\x12\x32\n\x05\x62\x65gin\x18\x06 \x01(\x0b\x32#.millstream_server.v1.FollowerBegin\x12\r\n\x05leave\x18\x07 \x01(\x08\"F\n\rFollowerBegin\x12\r\n\x05round\x18\x01 \x01(\r\x12\x17\n\nlast_epoch\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\r\n\x0b_last_epoch\"\x8d\x01\n\x11ReplicateResponse\x12\x39\n\x07welcome\x18\x01 \x01(\x0b\x32(.millstream_server.v1.ReplicationWelcome\x12=\n\npartitions\x18\x02 \x03(\x0b\x32).millstream_server.v1.ReplicatedPartition\"/\n\x12ReplicationWelcome\x12\x19\n\x11leader_node_epoch\x18\x01 \x01(\x04\"\xe3\x02\n\x13ReplicatedPartition\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x14\n\x0cleader_epoch\x18\x03 \x01(\r\x12\r\n\x05round\x18\x04 \x01(\r\x12\x16\n\x0ehigh_watermark\x18\x05 \x01(\x04\x12\x18\n\x10log_start_offset\x18\x06 \x01(\x04\x12\x17\n\x0fprevious_offset\x18\x07 \x01(\x04\x12\x1b\n\x0eprevious_epoch\x18\x08 \x01(\rH\x00\x88\x01\x01\x12;\n\ndivergence\x18\t \x01(\x0b\x32\'.millstream_server.v1.ReplicaDivergence\x12)\n\x05\x65rror\x18\n \x01(\x0e\x32\x1a.millstream.v1.ErrorReason\x12\x0f\n\x07message\x18\x0b \x01(\t\x12\x0e\n\x06\x66rames\x18\x0f \x01(\x0c\x42\x11\n\x0f_previous_epoch\"6\n\x11ReplicaDivergence\x12\r\n\x05\x65poch\x18\x01 \x01(\r\x12\x12\n\nend_offset\x18\x02 \x01(\x04*m\n\x0fReplicationLane\x12 \n\x1cREPLICATION_LANE_UNSPECIFIED\x10\x00\x12\x19\n\x15REPLICATION_LANE_TAIL\x10\x01\x12\x1d\n\x19REPLICATION_LANE_CATCH_UP\x10\x02\x32v\n\x12ReplicationService\x12`\n\tReplicate\x12&.millstream_server.v1.ReplicateRequest\x1a\'.millstream_server.v1.ReplicateResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.millstream_server/v1/replication_service.proto\x12\x14millstream_server.v1\x1a\x1amillstream/v1/errors.proto\"\x9a\x01\n\x10ReplicateRequest\x12\x35\n\x05hello\x18\x01 \x01(\x0b\x32&.millstream_server.v1.ReplicationHello\x12\x14\n\x0c\x63redit_bytes\x18\x02 \x01(\x04\x12\x39\n\tpositions\x18\x03 \x03(\x0b\x32&.millstream_server.v1.FollowerPosition\"\xaf\x01\n\x10ReplicationHello\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ollower_id\x18\x02 \x01(\r\x12\x16\n\x0e\x66ollower_epoch\x18\x03 \x01(\x04\x12\x11\n\tleader_id\x18\x04 \x01(\r\x12\x12\n\nsession_id\x18\x05 \x01(\x04\x12\x33\n\x04lane\x18\x06 \x01(\x0e\x32%.millstream_server.v1.ReplicationLane\"\xbf\x01\n\x10\x46ollowerPosition\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x14\n\x0cleader_epoch\x18\x03 \x01(\r\x12\x12\n\nend_offset\x18\x04 \x01(\x04\x12\x19\n\x11synced_end_offset\x18\x05 \x01(\x04\x12\x32\n\x05\x62\x65gin\x18\x06 \x01(\x0b\x32#.millstream_server.v1.FollowerBegin\x12\r\n\x05leave\x18\x07 \x01(\x08\"_\n\rFollowerBegin\x12\r\n\x05round\x18\x01 \x01(\r\x12\x17\n\nlast_epoch\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x17\n\x0fpartition_epoch\x18\x03 \x01(\rB\r\n\x0b_last_epoch\"\x8d\x01\n\x11ReplicateResponse\x12\x39\n\x07welcome\x18\x01 \x01(\x0b\x32(.millstream_server.v1.ReplicationWelcome\x12=\n\npartitions\x18\x02 \x03(\x0b\x32).millstream_server.v1.ReplicatedPartition\"/\n\x12ReplicationWelcome\x12\x19\n\x11leader_node_epoch\x18\x01 \x01(\x04\"\xe3\x02\n\x13ReplicatedPartition\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x14\n\x0cleader_epoch\x18\x03 \x01(\r\x12\r\n\x05round\x18\x04 \x01(\r\x12\x16\n\x0ehigh_watermark\x18\x05 \x01(\x04\x12\x18\n\x10log_start_offset\x18\x06 \x01(\x04\x12\x17\n\x0fprevious_offset\x18\x07 \x01(\x04\x12\x1b\n\x0eprevious_epoch\x18\x08 \x01(\rH\x00\x88\x01\x01\x12;\n\ndivergence\x18\t \x01(\x0b\x32\'.millstream_server.v1.ReplicaDivergence\x12)\n\x05\x65rror\x18\n \x01(\x0e\x32\x1a.millstream.v1.ErrorReason\x12\x0f\n\x07message\x18\x0b \x01(\t\x12\x0e\n\x06\x66rames\x18\x0f \x01(\x0c\x42\x11\n\x0f_previous_epoch\"6\n\x11ReplicaDivergence\x12\r\n\x05\x65poch\x18\x01 \x01(\r\x12\x12\n\nend_offset\x18\x02 \x01(\x04*m\n\x0fReplicationLane\x12 \n\x1cREPLICATION_LANE_UNSPECIFIED\x10\x00\x12\x19\n\x15REPLICATION_LANE_TAIL\x10\x01\x12\x1d\n\x19REPLICATION_LANE_CATCH_UP\x10\x02\x32v\n\x12ReplicationService\x12`\n\tReplicate\x12&.millstream_server.v1.ReplicateRequest\x1a\'.millstream_server.v1.ReplicateResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'millstream_server.v1.replication_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REPLICATIONLANE']._serialized_start=1308
-  _globals['_REPLICATIONLANE']._serialized_end=1417
+  _globals['_REPLICATIONLANE']._serialized_start=1333
+  _globals['_REPLICATIONLANE']._serialized_end=1442
   _globals['_REPLICATEREQUEST']._serialized_start=101
   _globals['_REPLICATEREQUEST']._serialized_end=255
   _globals['_REPLICATIONHELLO']._serialized_start=258
@@ -41,15 +41,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FOLLOWERPOSITION']._serialized_start=436
   _globals['_FOLLOWERPOSITION']._serialized_end=627
   _globals['_FOLLOWERBEGIN']._serialized_start=629
-  _globals['_FOLLOWERBEGIN']._serialized_end=699
-  _globals['_REPLICATERESPONSE']._serialized_start=702
-  _globals['_REPLICATERESPONSE']._serialized_end=843
-  _globals['_REPLICATIONWELCOME']._serialized_start=845
-  _globals['_REPLICATIONWELCOME']._serialized_end=892
-  _globals['_REPLICATEDPARTITION']._serialized_start=895
-  _globals['_REPLICATEDPARTITION']._serialized_end=1250
-  _globals['_REPLICADIVERGENCE']._serialized_start=1252
-  _globals['_REPLICADIVERGENCE']._serialized_end=1306
-  _globals['_REPLICATIONSERVICE']._serialized_start=1419
-  _globals['_REPLICATIONSERVICE']._serialized_end=1537
+  _globals['_FOLLOWERBEGIN']._serialized_end=724
+  _globals['_REPLICATERESPONSE']._serialized_start=727
+  _globals['_REPLICATERESPONSE']._serialized_end=868
+  _globals['_REPLICATIONWELCOME']._serialized_start=870
+  _globals['_REPLICATIONWELCOME']._serialized_end=917
+  _globals['_REPLICATEDPARTITION']._serialized_start=920
+  _globals['_REPLICATEDPARTITION']._serialized_end=1275
+  _globals['_REPLICADIVERGENCE']._serialized_start=1277
+  _globals['_REPLICADIVERGENCE']._serialized_end=1331
+  _globals['_REPLICATIONSERVICE']._serialized_start=1444
+  _globals['_REPLICATIONSERVICE']._serialized_end=1562
 # @@protoc_insertion_point(module_scope)

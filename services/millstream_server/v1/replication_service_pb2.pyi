@@ -178,19 +178,23 @@ class FollowerBegin(_message.Message):
 
     ROUND_FIELD_NUMBER: _builtins.int
     LAST_EPOCH_FIELD_NUMBER: _builtins.int
+    PARTITION_EPOCH_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """Counts the starts of this partition in this session; echoed by every push, so that older pushes can be told."""
     last_epoch: _builtins.int
     """Leader epoch of the last record in the follower's log. Unset: the log is empty and knows no epoch."""
+    partition_epoch: _builtins.int
+    """Partition epoch that the follower knew when it began. It may join the in-sync set only under that epoch."""
     def __init__(
         self,
         *,
         round: _builtins.int = ...,
         last_epoch: _builtins.int | None = ...,
+        partition_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_last_epoch", b"_last_epoch", "last_epoch", b"last_epoch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_epoch", b"_last_epoch", "last_epoch", b"last_epoch", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_epoch", b"_last_epoch", "last_epoch", b"last_epoch", "partition_epoch", b"partition_epoch", "round", b"round"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__last_epoch: _TypeAlias = _typing.Literal["last_epoch"]  # noqa: Y015
     _WhichOneofArgType__last_epoch: _TypeAlias = _typing.Literal["_last_epoch", b"_last_epoch"]  # noqa: Y015

@@ -232,6 +232,10 @@ class _Step:
         members = set(was.last_known_elr)
         if leader not in members:
             members |= gone
+        # Whoever tells of damage is compared with no more, and may have been the last to wait for.
+        members -= self._offline.union(
+            body.replica.node_id for kind, body in own if kind == "remove_damaged_replica"
+        )
         ends = {log.node_id: log.end for log in was.recovered_logs}
         for kind, body in own:
             if kind == "note_recovered_log":

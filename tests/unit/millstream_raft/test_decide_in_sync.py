@@ -1,5 +1,7 @@
 """What leaders propose and brokers report, decided partition by partition (invariants 4, 6, 7)."""
 
+from dataclasses import replace
+
 import pytest
 
 from millstream_raft.commands import apply_entry, encode_entry
@@ -249,13 +251,23 @@ def damage(image: Image, node_id: int, *, partition_epoch: int | None = None) ->
     )
 
 
-def test_a_report_of_damage_costs_every_place_once() -> None:
+def test_a_report_of_damage_costs_every_place() -> None:
     image, reasons = execute(cluster(), damage(cluster(), 1))
     assert reasons == [""]
     partition = image.topics[TOPIC].partitions[0]
     assert (partition.leader_id, partition.isr, partition.damaged) == (2, (2, 3), (1,))
-    assert execute(image, damage(image, 1)) == (image, ["UP_TO_DATE"])
     assert execute(image, damage(image, 4)) == (image, ["UP_TO_DATE"]), "it holds no replica"
+
+
+def test_a_report_of_damage_outlives_proposals_that_are_on_their_way() -> None:
+    image, _ = execute(cluster(), damage(cluster(), 3))
+    under_way = alter(image, 1, proposal(image, 1, 2, 3))
+    before = image.topics[TOPIC].partitions[0]
+    image, reasons = execute(image, damage(image, 3))
+    assert reasons == [""], "its copy is damaged again, and it has no place to lose"
+    after = image.topics[TOPIC].partitions[0]
+    assert after == replace(before, partition_epoch=before.partition_epoch + 1)
+    assert execute(image, under_way) == (image, ["INVALID_UPDATE_VERSION"])
 
 
 def test_a_report_of_damage_that_comes_again_does_not_hit_the_repaired_replica() -> None:

@@ -63,6 +63,8 @@ class FollowedPartition:
         self.leader_epoch = leader_epoch
         self.phase = Phase.RESTING
         self.round = 0
+        # Partition epoch known here when the round began.
+        self._begun_at = 0
         self._hosted = hosted
         self._fsync = replica.state.fsync
         self._log = replica.log
@@ -95,8 +97,7 @@ class FollowedPartition:
     def attach(self, session: Session) -> None:
         """A session with the leader is there: begin."""
         self._session = session
-        self._rest()
-        self._begin()
+        self._begin_now()
 
     def detach(self) -> None:
         """The session is over, or this leader epoch is. What was staged stays staged."""
@@ -118,6 +119,14 @@ class FollowedPartition:
 
         self._hosted.writer.run(self._log, self._log.flush, synced)
 
+    def place_may_have_changed(self) -> None:
+        """Outside of the in-sync set, begin anew whenever the partition epoch stepped: nobody joins
+        by what was told in a round that was begun before (invariant 12)."""
+        state = self.replica.state
+        stepped = self._begun_at < state.in_sync.partition_epoch
+        if stepped and self.phase is Phase.BEGUN and state.node_id not in state.in_sync.committed:
+            self._begin_now()
+
     def position(self) -> pb.FollowerPosition | None:
         """What to tell the leader now; None if it knows it already."""
         log = self._log
@@ -127,21 +136,20 @@ class FollowedPartition:
         if ends == self._told and not self._begin_due:
             return None
         self._told = ends
-        topic_id, number = self.key
-        position = pb.FollowerPosition(
-            topic_id=topic_id,
-            partition=number,
+        begin = None
+        if self._begin_due:
+            self._begin_due = False
+            begin = pb.FollowerBegin(
+                round=self.round, last_epoch=log.epochs.latest, partition_epoch=self._begun_at
+            )
+        return pb.FollowerPosition(
+            topic_id=self.key[0],
+            partition=self.key[1],
             leader_epoch=self.leader_epoch,
             end_offset=ends[0],
             synced_end_offset=ends[1],
+            begin=begin,
         )
-        if self._begin_due:
-            self._begin_due = False
-            position.begin.round = self.round
-            latest = log.epochs.latest
-            if latest is not None:
-                position.begin.last_epoch = latest
-        return position
 
     def _rest(self) -> None:
         """End the round."""
@@ -171,8 +179,8 @@ class FollowedPartition:
         if log.in_flight or self._hosted.writer.has_jobs(log) or behind:
             # A cut that an earlier leader asked for lowers the end that would be told. In fsync
             # mode what was written before must be synced once, or it never counts.
-            job = log.flush if behind else _nothing
-            self._hosted.writer.run(log, job, settled)
+            # Else only the writer's turn is waited for.
+            self._hosted.writer.run(log, log.flush if behind else lambda: None, settled)
         else:
             self._round_begins(self._session)
 
@@ -182,12 +190,17 @@ class FollowedPartition:
         log = self._log
         self.phase = Phase.BEGUN
         self.round = session.next_round()
+        self._begun_at = self.replica.state.in_sync.partition_epoch
         self._begin_due = True
         self._end = log.end_offset
         self._end_epoch = end_epoch(log.epochs, log.start_offset, self._end)
         self._newest_epoch = log.epochs.latest
         self._tell_partition()
         session.report_soon(self)
+
+    def _begin_now(self) -> None:
+        self._rest()
+        self._begin()
 
     def _begin_later(self, delay_s: float) -> None:
         self._rest()
@@ -337,19 +350,14 @@ class FollowedPartition:
             return
         soon = reason in _EPOCH_REASONS
         if not soon:
-            _log.warning(
-                "the leader does not replicate",
-                partition=str(self.replica.state),
-                reason=reason,
-                message=push.message,
-            )
+            partition = str(self.replica.state)
+            _log.warning("not replicated", partition=partition, reason=reason, message=push.message)
         self._begin_later(_EPOCH_RETRY_S if soon else _TROUBLE_RETRY_S)
 
-    def _cut(self, divergence: Any) -> None:
+    def _cut(self, to: Any) -> None:
         log = self._log
-        target = truncation_target(
-            divergence.epoch, divergence.end_offset, log.epochs, log.start_offset, log.end_offset
-        )
+        ends = log.start_offset, log.end_offset
+        target = truncation_target(to.epoch, to.end_offset, log.epochs, *ends)
         self._run_cut(partial(log.truncate_to, target), target)
 
     def _run_cut(self, job: Any, target: int | None = None) -> None:
@@ -389,7 +397,3 @@ class FollowedPartition:
                 self._begin()
 
         self._hosted.writer.run(self._log, job, cut)
-
-
-def _nothing() -> None:
-    """What only waits for the writer's turn."""

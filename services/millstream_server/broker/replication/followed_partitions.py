@@ -34,6 +34,7 @@ class FollowedPartitions:
             if followed.replica is replica and followed.leader_epoch == state.leader_epoch:
                 link.check_node_epoch()
                 followed.mode_may_have_changed()
+                followed.place_may_have_changed()
                 return
         link = self._link(state.leader_id)
         followed = FollowedPartition(replica, self._hosted, state.leader_epoch)

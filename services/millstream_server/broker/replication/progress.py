@@ -7,6 +7,7 @@ Pure. Times are monotonic milliseconds. "The end that counts" is the synced one 
 from collections.abc import Iterable, Mapping
 
 NO_END = -1
+NO_EPOCH = -1
 _NEVER = 1 << 63
 
 
@@ -20,6 +21,7 @@ class FollowerProgress:
     __slots__ = (
         "_leader_end",
         "_reported_ms",
+        "begun_at",
         "caught_up_ms",
         "caught_up_once",
         "connected",
@@ -31,6 +33,8 @@ class FollowerProgress:
     def __init__(self, now_ms: int) -> None:
         # Node epoch that the last report was sent under; 0 before the first one.
         self.node_epoch = 0
+        # Partition epoch that it knew when it began to copy.
+        self.begun_at = NO_EPOCH
         self.end_offset = NO_END
         self.synced_end_offset = NO_END
         # When it was last known to be caught up; until it was, when the leader began to look.
@@ -46,10 +50,13 @@ class FollowerProgress:
         """The end that counts; ``NO_END`` before the first report."""
         return self.synced_end_offset if fsync else self.end_offset
 
-    def report(self, node_epoch: int, end_offset: int, synced_end_offset: int) -> None:
+    def report(
+        self, node_epoch: int, begun_at: int, end_offset: int, synced_end_offset: int
+    ) -> None:
         """Take over what the follower said. An end may be below the one before: a new incarnation
         may have lost something."""
         self.node_epoch = node_epoch
+        self.begun_at = begun_at
         self.end_offset = end_offset
         self.synced_end_offset = synced_end_offset
         self.connected = True
@@ -107,16 +114,17 @@ class Followers:
     def report(
         self,
         node_id: int,
-        node_epoch: int,
+        epochs: tuple[int, int],
         ends: tuple[int, int],
         leader_end: int,
         now_ms: int,
     ) -> None:
-        """A follower said (end, synced end) under this registration."""
+        """A follower said (end, synced end), under this registration and in a round begun at this
+        partition epoch."""
         follower = self._by_id.get(node_id)
         if follower is None:
             follower = self._by_id[node_id] = FollowerProgress(now_ms)
-        follower.report(node_epoch, *ends)
+        follower.report(*epochs, *ends)
         end = self.ends[node_id] = follower.counting_end(self._fsync)
         follower.compare(end, leader_end, now_ms)
 
@@ -148,6 +156,11 @@ class Followers:
         """Registration under which a follower last reported; 0 if it did not."""
         follower = self._by_id.get(node_id)
         return follower.node_epoch if follower is not None else 0
+
+    def begun_at(self, node_id: int) -> int:
+        """Partition epoch that a follower knew when it began to copy; ``NO_EPOCH`` before that."""
+        follower = self._by_id.get(node_id)
+        return follower.begun_at if follower is not None else NO_EPOCH
 
     def is_known(self, node_id: int, eligible: Mapping[int, int]) -> bool:
         """True if an eligible follower reported in this epoch under its present registration."""

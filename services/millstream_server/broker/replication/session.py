@@ -114,6 +114,8 @@ class FollowerSession:
             raise Refusal(
                 "LEADER_NOT_AVAILABLE", f"node {self.follower_id} has no replica of the partition"
             )
+        if position.begin.partition_epoch > state.in_sync.partition_epoch:
+            raise Refusal("UNKNOWN_LEADER_EPOCH", "the partition epoch is not known here yet")
         last_epoch = position.begin.last_epoch if position.begin.HasField("last_epoch") else None
         end, synced_end = position.end_offset, position.synced_end_offset
         if synced_end > end:
@@ -158,6 +160,7 @@ class FollowerSession:
             copy.reported_end,
             copy.reported_synced_end,
             node_epoch=self.node_epoch,
+            begun_at=copy.begun_at,
             now_ms=self._hosted.clock.monotonic_ms(),
         )
         replica.deliver(outcomes)

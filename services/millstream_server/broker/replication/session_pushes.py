@@ -52,6 +52,7 @@ class FollowerCopy(Transfer):
     """The transfer of one partition in one session, bound to both."""
 
     __slots__ = (
+        "begun_at",
         "closed",
         "key",
         "loaded",
@@ -71,6 +72,7 @@ class FollowerCopy(Transfer):
             position.end_offset,
             position.synced_end_offset,
         )
+        self.begun_at = position.begin.partition_epoch
         self.key = (position.topic_id, position.partition)
         self.session = session
         self.replica = replica

@@ -44,7 +44,13 @@ def report(
     partition: Partition, node_id: int, leader_epoch: int, end: int, synced: int, now_ms: int = 0
 ) -> list[Outcome]:
     return partition.follower_reported(
-        node_id, leader_epoch, end, synced, node_epoch=node_id * 10, now_ms=now_ms
+        node_id,
+        leader_epoch,
+        end,
+        synced,
+        node_epoch=node_id * 10,
+        begun_at=partition.in_sync.partition_epoch,
+        now_ms=now_ms,
     )
 
 

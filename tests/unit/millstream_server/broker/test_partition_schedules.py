@@ -86,7 +86,10 @@ class Schedule(RuleBasedStateMachine):
         self.settle(self._reported(node, epoch, end, held))
 
     def _reported(self, node: int, epoch: int, end: int, held: int) -> list[Outcome]:
-        return self.partition.follower_reported(node, epoch, end, held, node_epoch=node, now_ms=0)
+        begun_at = self.partition.in_sync.partition_epoch
+        return self.partition.follower_reported(
+            node, epoch, end, held, node_epoch=node, begun_at=begun_at, now_ms=0
+        )
 
     @rule(isr=st.sets(st.sampled_from(FOLLOWERS)))
     def change_in_sync(self, isr: set[int]) -> None:

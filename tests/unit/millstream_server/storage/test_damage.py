@@ -3,6 +3,7 @@ operator's order (rules 31 and 34)."""
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -162,6 +163,14 @@ def test_the_tail_is_verified_on_demand() -> None:
     assert appender.log.read(0, 100_000, RECORDS)
     with pytest.raises(LogDamagedError):
         appender.log.read(0, 100_000, RECORDS, verified=True)
+
+
+def test_a_closed_segment_is_always_verified() -> None:
+    appender = filled(replace(PAGE_CACHE, segment_bytes=2000), flushed=False)
+    assert (appender.log.recovery_point, len(bases(appender)) > 1) == (0, True)
+    spoil(appender, 0, flip_in_the_first_batch)
+    with pytest.raises(LogDamagedError):
+        appender.log.read(0, 100_000, RECORDS)
 
 
 @pytest.mark.parametrize("number", [0, 1, -1])

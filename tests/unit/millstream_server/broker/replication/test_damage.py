@@ -1,5 +1,6 @@
 """A replica whose log is damaged leaves every set, then copies its log anew (invariants 6, 34)."""
 
+import asyncio
 from pathlib import Path
 
 from millstream_server.broker.partition import Role
@@ -50,6 +51,39 @@ async def test_out_of_every_set_it_sets_the_damaged_log_aside_and_copies_anew(
     aside = list((tmp_path / "node-1").glob("*.damaged"))
     assert len(aside) == 1
     assert any(path.stat().st_size for path in aside[0].iterdir() if path.suffix == ".log")
+
+
+async def test_without_a_place_it_waits_until_nobody_can_be_proposing_it(
+    leader: ScriptedLeader, follower: BrokerNode, metadata: FakeMetadata, tmp_path: Path
+) -> None:
+    await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
+    await leader.reported(1)
+    metadata.change_partition("logs", 0, isr=(2,))
+    epoch = metadata.image.topic("logs").partitions[0].partition_epoch
+    assert (await leader.begin()).begin.partition_epoch == epoch
+    find_rot(follower)
+    await until(lambda: bool(reports(follower, "report_damaged_logs")))
+    assert follower.view.executed[-1].report_damaged_logs.logs[0].partition_epoch == epoch
+    await asyncio.sleep(0.02)
+    assert not list((tmp_path / "node-1").glob("*.damaged"))
+    metadata.change_partition("logs", 0, damaged=(1,))
+    begun = await leader.begin()
+    assert (begun.end_offset, begun.begin.partition_epoch) == (0, epoch + 1)
+    assert list((tmp_path / "node-1").glob("*.damaged"))
+
+
+async def test_proposed_in_spite_of_the_rot_that_it_found_it_reports_that_again(
+    leader: ScriptedLeader, follower: BrokerNode, metadata: FakeMetadata, tmp_path: Path
+) -> None:
+    await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
+    await leader.reported(1)
+    metadata.change_partition("logs", 0, isr=(2,))
+    await leader.begin()
+    find_rot(follower)
+    await until(lambda: bool(reports(follower, "report_damaged_logs")))
+    metadata.change_partition("logs", 0, isr=(2, 1))
+    await until(lambda: len(reports(follower, "report_damaged_logs")) == 2)
+    assert not list((tmp_path / "node-1").glob("*.damaged"))
 
 
 async def test_without_a_leader_the_damaged_log_stays_where_it_is(

@@ -294,3 +294,19 @@ async def test_a_new_registration_opens_a_new_session(
     metadata.register(1, follower.port, epoch=9)
     await leader.begin()
     assert leader.hellos[-1].follower_epoch == 9
+
+
+async def test_outside_of_the_in_sync_set_it_begins_anew_when_the_partition_epoch_steps(
+    leader: ScriptedLeader, follower: BrokerNode, metadata: FakeMetadata
+) -> None:
+    def epoch() -> int:
+        return metadata.image.topic("logs").partitions[0].partition_epoch
+
+    await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
+    await leader.reported(1)
+    metadata.change_partition("logs", 0, min_isr=2)  # in sync, it only goes on
+    metadata.change_partition("logs", 0, isr=(2,))
+    for _ in range(2):
+        begun = await leader.begin()
+        assert (begun.end_offset, begun.begin.partition_epoch) == (1, epoch())
+        metadata.change_partition("logs", 0, min_isr=1 + epoch() % 2)

@@ -41,6 +41,7 @@ def report(
     now_ms: int = 0,
     leader_epoch: int = 5,
     node_epoch: int | None = None,
+    begun_at: int | None = None,
 ) -> None:
     partition.follower_reported(
         node_id,
@@ -48,6 +49,7 @@ def report(
         end,
         end if synced is None else synced,
         node_epoch=node_id * 10 if node_epoch is None else node_epoch,
+        begun_at=partition.in_sync.partition_epoch if begun_at is None else begun_at,
         now_ms=now_ms,
     )
 
@@ -233,3 +235,14 @@ def test_rule_10_the_mark_waits_for_a_follower_that_copies_closely() -> None:
     assert partition.high_watermark == 10
     look(partition, 101)  # for as long as it does
     assert partition.high_watermark == 12
+
+
+def test_what_was_told_before_the_partition_epoch_stepped_brings_nobody_back() -> None:
+    partition = leading(isr=(1,), partition_epoch=4)
+    report(partition, 2, 10)
+    partition.update(replace(STATE, isr=(1,), partition_epoch=5))
+    assert wanted(partition) is None, "2 may have lost its place and its log meanwhile"
+    report(partition, 2, 10, begun_at=4)
+    assert wanted(partition) is None, "told in the same round"
+    report(partition, 2, 10)
+    assert wanted(partition) == (1, 2)

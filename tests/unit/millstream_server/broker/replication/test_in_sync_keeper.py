@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from millstream_server.broker.in_sync import InSyncSet
-from millstream_server.runtime.errors import ServiceError
+from millstream_server.runtime.errors import ServiceError, reason_name
 from millstream_server.v1 import controller_service_pb2 as pb
 from tests.fakes.broker_node import BrokerNode, with_config
 from tests.fakes.cluster import FakeMetadata
@@ -51,6 +51,12 @@ def in_sync(node: BrokerNode) -> InSyncSet:
     return node.replica("logs").state.in_sync
 
 
+async def begin(node: BrokerNode, joiner: ScriptedFollower, *, leader_epoch: int = 1) -> None:
+    """As a follower whose image is as new as the leader's."""
+    epoch = in_sync(node).partition_epoch
+    await joiner.begin(topic_id(node), leader_epoch=leader_epoch, partition_epoch=epoch)
+
+
 def proposals(node: BrokerNode) -> list[pb.InSyncProposal]:
     return [
         proposal
@@ -62,7 +68,7 @@ def proposals(node: BrokerNode) -> list[pb.InSyncProposal]:
 async def test_rule_4_a_proposal_names_registrations_epochs_and_everybody_in_it(
     node: BrokerNode, joiner: ScriptedFollower
 ) -> None:
-    await joiner.begin(topic_id(node))
+    await begin(node, joiner)
     await until(lambda: members(node) == (1, 2, 3))
     (proposal,) = proposals(node)
     assert [(one.node_id, one.node_epoch) for one in proposal.members] == [
@@ -80,7 +86,7 @@ async def test_a_joiner_counts_while_the_answer_is_under_way_and_is_asked_for_on
     node: BrokerNode, joiner: ScriptedFollower
 ) -> None:
     node.metadata.hold_alter = asyncio.Event()
-    await joiner.begin(topic_id(node))
+    await begin(node, joiner)
     await until(lambda: bool(proposals(node)))
     assert in_sync(node).maximal == {1, 2, 3}
     for _ in range(3):
@@ -97,7 +103,7 @@ async def test_a_definite_refusal_is_withdrawn_and_asked_for_again_later(
     node.metadata.alter_refusals = ["INELIGIBLE_REPLICA"]
     seen: list[bool] = []
     node.metadata.hold_alter = asyncio.Event()
-    await joiner.begin(topic_id(node))
+    await begin(node, joiner)
     await until(lambda: len(proposals(node)) == 1)
     node.metadata.hold_alter.set()
     await until(lambda: seen.append(in_sync(node).proposed) is None and not seen[-1])
@@ -116,7 +122,7 @@ async def test_a_proposal_of_unknown_fate_stands_until_the_image_passes_it(
         "INELIGIBLE_REPLICA",
         ServiceError("TIMED_OUT", "no answer"),
     ]
-    await joiner.begin(topic_id(node))
+    await begin(node, joiner)
     await until(lambda: in_sync(node).in_doubt)
     await until(lambda: len(proposals(node)) >= 4)
     assert in_sync(node).maximal == {1, 2, 3}
@@ -132,17 +138,38 @@ async def test_a_refusal_that_an_unheard_success_explains_withdraws_nothing(
     # A call is tried again by itself when its answer is lost: the first try may have done it, and
     # the joiner then is in sync by everybody's image but the leader's.
     node.metadata.alter_refusals = [reason]
-    await joiner.begin(topic_id(node))
+    await begin(node, joiner)
     await until(lambda: in_sync(node).in_doubt)
     assert in_sync(node).maximal == {1, 2, 3}
     await until(lambda: members(node) == (1, 2, 3))
+
+
+async def test_who_began_before_the_partition_epoch_stepped_is_not_asked_in(
+    node: BrokerNode, joiner: ScriptedFollower
+) -> None:
+    await joiner.begin(topic_id(node), partition_epoch=in_sync(node).partition_epoch - 1)
+    await until(lambda: node.replica("logs").state.followers.node_epoch(3) == 30)
+    await joiner.report(topic_id(node), 0)
+    await asyncio.sleep(0.05)
+    assert proposals(node) == []
+    await begin(node, joiner)
+    await until(lambda: members(node) == (1, 2, 3))
+
+
+async def test_who_knows_a_newer_partition_epoch_is_to_begin_again(
+    node: BrokerNode, joiner: ScriptedFollower
+) -> None:
+    await joiner.begin(topic_id(node), partition_epoch=in_sync(node).partition_epoch + 1)
+    answer = await joiner.next(news=False)
+    assert reason_name(answer.error) == "UNKNOWN_LEADER_EPOCH"
+    assert node.replica("logs").state.followers.node_epoch(3) == 0
 
 
 async def test_who_is_fenced_is_not_asked_in_until_it_is_back(
     node: BrokerNode, joiner: ScriptedFollower
 ) -> None:
     node.metadata.change_node(3, fenced=True)
-    await joiner.begin(topic_id(node))
+    await begin(node, joiner)
     await until(lambda: node.replica("logs").state.followers.node_epoch(3) == 30)
     await asyncio.sleep(0.05)
     assert proposals(node) == []
@@ -156,7 +183,9 @@ async def test_recovery_ends_by_a_change_of_nothing_else(
     node.metadata.change_node(2, fenced=True)
     node.metadata.change_partition("logs", 0, isr=(1,), recovering=True, leader_epoch=2)
     await node.until_leading("logs")
-    await joiner.begin(topic_id(node), leader_epoch=2)
+    await begin(node, joiner, leader_epoch=2)
+    await until(lambda: not node.replica("logs").state.recovering)
+    await begin(node, joiner, leader_epoch=2)
     await until(lambda: members(node) == (1, 3))
     assert [[one.node_id for one in proposal.members] for proposal in proposals(node)] == [
         [1],

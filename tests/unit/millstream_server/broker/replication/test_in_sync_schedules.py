@@ -72,7 +72,13 @@ class Schedule(RuleBasedStateMachine):
         self.ends[node] += int(part * behind)
         end = self.ends[node]
         self.partition.follower_reported(
-            node, 1, end, end, node_epoch=node * 10, now_ms=self.now_ms
+            node,
+            1,
+            end,
+            end,
+            node_epoch=node * 10,
+            begun_at=self.partition.in_sync.partition_epoch,
+            now_ms=self.now_ms,
         )
 
     @rule(node=st.sampled_from(FOLLOWERS))

@@ -8,7 +8,7 @@ ELIGIBLE = {2: 20, 3: 30}
 def report(
     followers: Followers, end: int, leader_end: int, now_ms: int, *, node_epoch: int = 20
 ) -> None:
-    followers.report(2, node_epoch, (end, end), leader_end, now_ms)
+    followers.report(2, (node_epoch, 0), (end, end), leader_end, now_ms)
 
 
 def joiners(followers: Followers, leader_end: int, now_ms: int) -> frozenset[int]:
@@ -56,7 +56,7 @@ def test_a_follower_that_never_reported_lags_from_the_first_look() -> None:
 
 def test_only_synced_ends_count_where_that_is_asked() -> None:
     followers = Followers()
-    followers.report(2, 20, (10, 4), 10, 0)
+    followers.report(2, (20, 0), (10, 4), 10, 0)
     assert followers.ends == {2: 4}
     followers.count_synced(fsync=False)
     assert followers.ends == {2: 10}

@@ -90,7 +90,8 @@ async def test_what_is_kept_for_it_goes_with_its_session(
         # It was killed and came back, and nobody told the leader that the connection is dead.
         again = ScriptedFollower(node.channel, follower_id=2, epoch=20, session_id=78)
         async with again:
-            await again.begin(topic_id, RECORDS, last_epoch=1)
+            epoch = node.replica("logs").state.in_sync.partition_epoch
+            await again.begin(topic_id, RECORDS, last_epoch=1, partition_epoch=epoch)
             await again.report(topic_id, RECORDS)
             await until(lambda: node.replica("logs").state.in_sync.committed == {1, 2, 3})
             assert len(node.replica("logs")._copies) == 2
