@@ -92,7 +92,10 @@ def _give_up_cut_logs(builder: ImageBuilder, command: pb.RegisterNode) -> None:
 def apply_fence_node(builder: ImageBuilder, command: pb.FenceNode) -> None:
     """End a session; elections and leases follow in the same command (invariant 3)."""
     node = _registered(builder, command.node_id, command.node_epoch)
-    builder.put_node(replace(node, fenced=True))
+    if command.registered_version != node.registered_version:
+        # The node may be in another session by now, for which it has been granted time.
+        raise Refused("VERSION_CONFLICT", f"the session of node {node.node_id} has ended before")
+    builder.put_node(replace(node, fenced=True, registered_version=builder.version))
     builder.change_partitions_of(
         node.node_id,
         lambda partition: elections.without_replica(partition, node.node_id, builder.nodes),

@@ -137,7 +137,11 @@ def may_stop(image: Image, node: NodeState) -> bool:
 def fence(node: NodeState) -> command_pb.MetadataCommand:
     """The command that ends a node's session."""
     return command_pb.MetadataCommand(
-        fence_node=command_pb.FenceNode(node_id=node.node_id, node_epoch=node.epoch)
+        fence_node=command_pb.FenceNode(
+            node_id=node.node_id,
+            node_epoch=node.epoch,
+            registered_version=node.registered_version,
+        )
     )
 
 

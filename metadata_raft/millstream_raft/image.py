@@ -45,7 +45,8 @@ class NodeState:
     clean_shutdown: bool = False
     # Highest epoch under which the node was unfenced; what its disk must remember (invariant 7).
     served_epoch: int = 0
-    # Version of the image that first held this registration.
+    # Version of the image that first held this registration, or the end of its last session: the
+    # node is not unfenced before its own image has that.
     registered_version: int = 0
     # Session time-out granted, milliseconds. A new controller must wait as long as any before it
     # granted, or it could fence a node that is still within its session.

@@ -17,6 +17,7 @@ import grpc
 from prometheus_client import CollectorRegistry
 
 from millstream_raft.consensus import StateMachine
+from millstream_raft.decide_nodes import fence
 from millstream_raft.directory import format_node, is_formatted
 from millstream_raft.pysyncobj_consensus import PySyncObjConsensus
 from millstream_raft.raft_driver import Event, Outcome, RaftDriver
@@ -250,12 +251,12 @@ class Voter:
 
     async def fence(self, broker: int) -> dict[str, Any]:
         """End a broker's session."""
-        command = pb.FenceNode(node_id=broker, node_epoch=self._epoch(broker))
-        return await self._timed_commit(pb.MetadataCommand(fence_node=command))
+        return await self._timed_commit(fence(self.app.controller.image.nodes[broker]))
 
     async def unfence(self, broker: int) -> dict[str, Any]:
         """Let a broker lead."""
-        command = pb.UnfenceNode(node_id=broker, node_epoch=self._epoch(broker))
+        epoch = self.app.controller.image.nodes[broker].epoch
+        command = pb.UnfenceNode(node_id=broker, node_epoch=epoch)
         return await self._timed_commit(pb.MetadataCommand(unfence_node=command))
 
     async def compact(self) -> dict[str, Any]:
@@ -267,9 +268,6 @@ class Voter:
                 break
             await asyncio.sleep(0.01)
         return await self.status()
-
-    def _epoch(self, broker: int) -> int:
-        return self.app.controller.image.nodes[broker].epoch
 
     async def _timed_commit(self, command: pb.MetadataCommand) -> dict[str, Any]:
         began_s = time.perf_counter()

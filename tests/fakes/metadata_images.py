@@ -72,8 +72,12 @@ def unfence(image: Image, node_id: int) -> pb.MetadataCommand:
 
 def fence(image: Image, node_id: int) -> pb.MetadataCommand:
     """The end of a node's session."""
-    epoch = image.nodes[node_id].epoch
-    return command(fence_node=pb.FenceNode(node_id=node_id, node_epoch=epoch))
+    node = image.nodes[node_id]
+    return command(
+        fence_node=pb.FenceNode(
+            node_id=node_id, node_epoch=node.epoch, registered_version=node.registered_version
+        )
+    )
 
 
 def in_sync(image: Image, topic: int, partition: int, *isr: int) -> pb.MetadataCommand:

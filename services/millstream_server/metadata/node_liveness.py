@@ -88,6 +88,9 @@ class NodeLiveness:
         self._idle = IdleSessions(config.request_session_idle_ms)
         self._idle_checked_ms = clock.monotonic_ms()
         self._streams: dict[int, SessionStream] = {}
+        # (node id, epoch) of sessions whose end is on its way through the quorum, or was when the
+        # answer was lost: they get no more time, whatever order the quorum finds (invariant 3).
+        self._ending: set[tuple[int, int]] = set()
         # Nodes whose last heartbeat said that their disks take no appends, each with its epoch.
         self.refusing_disks: dict[int, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -109,6 +112,9 @@ class NodeLiveness:
         """Register a node and open its session. Raises ServiceError."""
         if not self._controller.is_active:
             raise self._controller.not_controller()
+        known = self._controller.image.node(registration.node_id)
+        if known is not None and (known.node_id, known.epoch) in self._ending:
+            await self._fence(known.node_id, known.epoch, "its end was not known to be done")
         image = self._controller.image
         try:
             commands = decide_registration(
@@ -221,6 +227,8 @@ class NodeLiveness:
         node = self._controller.image.node(stream.node_id)
         if node is None or node.epoch != stream.node_epoch or stream.ended.done():
             raise ServiceError("STALE_NODE_EPOCH", "the node's session ended or was replaced")
+        if (node.node_id, node.epoch) in self._ending:
+            raise ServiceError("STALE_NODE_EPOCH", "the node's session is being ended")
         return node
 
     def _timeout_ms(self, registration: pb.Registration) -> int:
@@ -260,6 +268,7 @@ class NodeLiveness:
 
     def _activity_changed(self, active: bool) -> None:
         self._idle.clear()
+        self._ending.clear()
         self.refusing_disks.clear()
         if not active:
             self.sessions.clear()
@@ -336,9 +345,16 @@ class NodeLiveness:
     async def _fence(self, node_id: int, node_epoch: int, why: str) -> None:
         node = self._controller.image.node(node_id)
         if node is not None and node.epoch == node_epoch and not node.fenced:
-            await self._controller.commit([fence(node)])
+            self._ending.add((node_id, node_epoch))
+            try:
+                await self._controller.commit([fence(node)])
+            except ServiceError as error:
+                if error.reason != "VERSION_CONFLICT":
+                    raise
+                return  # another try was faster, and went on
             self._metrics.nodes_fenced.inc()
             _log.warning("node fenced", fenced_node_id=node_id, node_epoch=node_epoch, why=why)
+        self._ending.discard((node_id, node_epoch))
         self.sessions.end(node_id, node_epoch)
         if self.refusing_disks.get(node_id) == node_epoch:
             del self.refusing_disks[node_id]

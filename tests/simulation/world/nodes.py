@@ -272,6 +272,11 @@ class BrokerMachine(Machine):
         """True if the broker runs and has its partitions."""
         return self.running and "app" in self.__dict__ and hasattr(self.app, "hosted")
 
+    @property
+    def stopped_cleanly(self) -> bool:
+        """True while the disk says that the last process closed its logs."""
+        return self.disk.exists(f"{_LOG_PATH}/clean-shutdown")
+
 
 class SimReconnectProbe:
     """See ``metadata.reconnect_probe``."""

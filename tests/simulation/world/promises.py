@@ -78,10 +78,12 @@ class Promises:
             self._note_gone(machine.node_id, lossy=machine.node_id in self.bad_disks)
         process = machine.process
         assert process is not None
-        process.on_death(lambda: self._died(machine.node_id))
+        process.on_death(lambda: self._died(machine))
 
-    def _died(self, node_id: int) -> None:
-        self._died_at[node_id] = self._world.loop.now
+    def _died(self, machine: BrokerMachine) -> None:
+        self._died_at[machine.node_id] = self._world.loop.now
+        if not machine.stopped_cleanly:
+            self._note_gone(machine.node_id, lossy=False)
 
     def _note_gone(self, node_id: int, *, lossy: bool) -> None:
         """What is sent after a broker died is not on it: so the time is that of its death."""
@@ -91,6 +93,11 @@ class Promises:
         self._gone.append(_Event(at, node_id, node.epoch if node else 0, lossy=lossy))
 
     def _stepped(self, before: Image, after: Image) -> None:
+        for node in after.nodes.values():
+            known = before.nodes.get(node.node_id)
+            if node.log_dir_offline and known is not None and not known.log_dir_offline:
+                event = _Event(self._world.loop.now, node.node_id, node.epoch)
+                self._gone.append(event)
         for topic_id, topic in after.topics.items():
             old = before.topics.get(topic_id)
             if old is topic or topic.name not in self._topics:

@@ -297,7 +297,7 @@ def plausible(image: Image, kind: str, a: int, b: int, c: int) -> pb.MetadataCom
             previous_epoch=node.epoch - (b % 3 == 0),
             clean=c % 2 == 0,
         ),
-        "fence": lambda: pb.MetadataCommand(fence_node=pb.FenceNode(**event)),
+        "fence": lambda: images.fence(image, node.node_id),
         "unfence": lambda: pb.MetadataCommand(unfence_node=pb.UnfenceNode(**event)),
         "drain": lambda: pb.MetadataCommand(drain_node=pb.DrainNode(**event)),
         "offline": lambda: pb.MetadataCommand(

@@ -187,6 +187,35 @@ async def test_a_node_heard_while_others_are_fenced_stays(bench: ControllerBench
     assert not two.ended.done()
 
 
+async def test_a_session_whose_end_is_on_its_way_gets_no_more_time(
+    bench: ControllerBench,
+) -> None:
+    one, commit = await bench.live(1), bench.controller.commit
+    version = bench.controller.image.version
+    in_time = asyncio.create_task(bench.beat(one, version))
+    await asyncio.sleep(0)  # on its way through the quorum
+    bench.clock.advance(3_000)
+    answers: list[object] = []
+
+    async def unheard(commands: object) -> None:
+        answers.extend(await asyncio.gather(in_time, return_exceptions=True))
+        raise ServiceError("QUORUM_UNAVAILABLE", "the answer is lost")
+
+    bench.controller.commit = unheard  # type: ignore[method-assign,assignment]
+    with pytest.raises(ServiceError, match="QUORUM_UNAVAILABLE"):
+        await bench.liveness.fence_expired()
+    (answer,) = answers
+    assert isinstance(answer, ServiceError)
+    assert answer.reason == "STALE_NODE_EPOCH"
+    with pytest.raises(ServiceError, match="STALE_NODE_EPOCH"):
+        await bench.beat(one, version)
+    bench.controller.commit = commit  # type: ignore[method-assign]
+    again, registered = await bench.register(1)
+    assert bench.fenced(1), "first its end is made sure of"
+    await bench.beat(again, registered.version)
+    assert not bench.fenced(1)
+
+
 async def test_a_node_that_came_to_life_as_its_session_ended_is_fenced_when_it_dies(
     bench: ControllerBench,
 ) -> None:
