@@ -27,13 +27,17 @@ class Cluster:
         topic = TopicPlan("t", 1, 3, (("flush.mode", "page_cache"),))
         self.promises = Promises(world, [topic])
         self._epochs = {1: 1, 2: 2, 3: 3}
+        self._offline: set[int] = set()
         self.in_sync(1.0, 1, 2, 3)
 
     def in_sync(self, at: float, *members: int, leader_epoch: int = 1) -> None:
         """The metadata make a step."""
         self._loop.now = at
         nodes: Any = {
-            number: SimpleNamespace(epoch=epoch) for number, epoch in self._epochs.items()
+            number: SimpleNamespace(
+                node_id=number, epoch=epoch, log_dir_offline=number in self._offline
+            )
+            for number, epoch in self._epochs.items()
         }
         partition = PartitionState(0, members[0], leader_epoch, 1, (1, 2, 3), members, min_isr=2)
         topic = TopicState("t", KEY[0], internal=False, configs={}, partitions=(partition,))
@@ -47,6 +51,11 @@ class Cluster:
         """A broker is known by another epoch from now on."""
         self._epochs[node_id] += 10
 
+    def disk_fails(self, at: float, node_id: int, *members: int) -> None:
+        """A broker's log directory goes offline."""
+        self._offline.add(node_id)
+        self.in_sync(at, *members)
+
     def loses_memory(self, at: float, node_id: int) -> None:
         """Power is cut."""
         self._loop.now = at
@@ -55,14 +64,26 @@ class Cluster:
 
     def starts_uncleanly(self, at: float, node_id: int) -> None:
         """A broker starts that was killed."""
+        self._starts_as(at, node_id, previous_node_epoch=1, clean_shutdown=False)
+
+    def runs_and_ends(self, at: float, node_id: int, *, cleanly: bool) -> None:
+        """A new broker starts, and ends at this time."""
+        end = self._starts_as(0.0, node_id, previous_node_epoch=0, clean_shutdown=True)
         self._loop.now = at
-        directory = SimpleNamespace(previous_node_epoch=1, clean_shutdown=False)
-        process = SimpleNamespace(on_death=lambda _: None)
+        end.stopped_cleanly = cleanly
+        end.process.deaths[0]()
+
+    def _starts_as(self, at: float, node_id: int, **directory: object) -> Any:
+        self._loop.now = at
+        deaths: list[object] = []
         machine: Any = SimpleNamespace(
-            node_id=node_id, app=SimpleNamespace(directory=directory), process=process
+            node_id=node_id,
+            app=SimpleNamespace(directory=SimpleNamespace(**directory)),
+            process=SimpleNamespace(on_death=deaths.append, deaths=deaths),
         )
         for observer in self._starts:
             observer(machine)
+        return machine
 
     def excuses(self, durability: str, sent_at: float = 2.0) -> bool:
         """True if a record may be lost."""
@@ -86,6 +107,22 @@ def test_who_was_killed_counts_once_another_lost_its_memory() -> None:
     cluster = Cluster()
     for node_id in (1, 2, 3):
         cluster.starts_uncleanly(3.0, node_id)
+    assert not cluster.excuses(MEMORY)
+    cluster.loses_memory(4.0, 3)
+    assert cluster.excuses(MEMORY)
+
+
+@pytest.mark.parametrize("cleanly", [False, True])
+def test_who_died_counts_though_it_is_not_back_yet(*, cleanly: bool) -> None:
+    cluster = Cluster()
+    cluster.runs_and_ends(3.0, 1, cleanly=cleanly)
+    cluster.loses_memory(4.0, 3)
+    assert cluster.excuses(MEMORY) is not cleanly
+
+
+def test_whose_disk_failed_counts() -> None:
+    cluster = Cluster()
+    cluster.disk_fails(3.0, 1, 2, 3)
     assert not cluster.excuses(MEMORY)
     cluster.loses_memory(4.0, 3)
     assert cluster.excuses(MEMORY)
