@@ -91,10 +91,7 @@ def _give_up_cut_logs(builder: ImageBuilder, command: pb.RegisterNode) -> None:
 
 def apply_fence_node(builder: ImageBuilder, command: pb.FenceNode) -> None:
     """End a session; elections and leases follow in the same command (invariant 3)."""
-    node = _registered(builder, command.node_id, command.node_epoch)
-    if command.registered_version != node.registered_version:
-        # The node may be in another session by now, for which it has been granted time.
-        raise Refused("VERSION_CONFLICT", f"the session of node {node.node_id} has ended before")
+    node = _in_session(builder, command)
     builder.put_node(replace(node, fenced=True, registered_version=builder.version))
     builder.change_partitions_of(
         node.node_id,
@@ -105,7 +102,7 @@ def apply_fence_node(builder: ImageBuilder, command: pb.FenceNode) -> None:
 
 def apply_unfence_node(builder: ImageBuilder, command: pb.UnfenceNode) -> None:
     """Let a registered node lead and coordinate."""
-    node = _registered(builder, command.node_id, command.node_epoch)
+    node = _in_session(builder, command)
     live = replace(node, fenced=False, served_epoch=node.epoch)
     builder.put_node(live)
     if live.may_lead:
@@ -165,6 +162,15 @@ def _registered(builder: ImageBuilder, node_id: int, node_epoch: int) -> NodeSta
     if node is None or node.epoch != node_epoch:
         known = "not registered" if node is None else f"registered with epoch {node.epoch}"
         raise Refused("STALE_NODE_EPOCH", f"node {node_id} is {known}, not {node_epoch}")
+    return node
+
+
+def _in_session(builder: ImageBuilder, command: pb.FenceNode | pb.UnfenceNode) -> NodeState:
+    """The node, unless the session that the command is of has ended: it may be in another one by
+    now, for which it was granted time, or be gone."""
+    node = _registered(builder, command.node_id, command.node_epoch)
+    if command.registered_version != node.registered_version:
+        raise Refused("VERSION_CONFLICT", f"that session of node {node.node_id} has ended before")
     return node
 
 

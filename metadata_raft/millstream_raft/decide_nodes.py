@@ -98,7 +98,11 @@ def decide_heartbeat(node: NodeState, heartbeat: pb.NodeHeartbeat) -> Commands:
     if node.fenced and stays and heartbeat.version >= node.registered_version:
         commands.append(
             command_pb.MetadataCommand(
-                unfence_node=command_pb.UnfenceNode(node_id=node.node_id, node_epoch=node.epoch)
+                unfence_node=command_pb.UnfenceNode(
+                    node_id=node.node_id,
+                    node_epoch=node.epoch,
+                    registered_version=node.registered_version,
+                )
             )
         )
     return tuple(commands)

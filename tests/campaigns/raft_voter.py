@@ -255,8 +255,10 @@ class Voter:
 
     async def unfence(self, broker: int) -> dict[str, Any]:
         """Let a broker lead."""
-        epoch = self.app.controller.image.nodes[broker].epoch
-        command = pb.UnfenceNode(node_id=broker, node_epoch=epoch)
+        node = self.app.controller.image.nodes[broker]
+        command = pb.UnfenceNode(
+            node_id=broker, node_epoch=node.epoch, registered_version=node.registered_version
+        )
         return await self._timed_commit(pb.MetadataCommand(unfence_node=command))
 
     async def compact(self) -> dict[str, Any]:

@@ -66,8 +66,12 @@ def register(
 
 def unfence(image: Image, node_id: int) -> pb.MetadataCommand:
     """The command that lets a registered node lead."""
-    epoch = image.nodes[node_id].epoch
-    return command(unfence_node=pb.UnfenceNode(node_id=node_id, node_epoch=epoch))
+    node = image.nodes[node_id]
+    return command(
+        unfence_node=pb.UnfenceNode(
+            node_id=node_id, node_epoch=node.epoch, registered_version=node.registered_version
+        )
+    )
 
 
 def fence(image: Image, node_id: int) -> pb.MetadataCommand:

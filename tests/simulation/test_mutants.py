@@ -20,7 +20,7 @@ QUICK = {
     "eligible-leader-forgotten": 1,
     "unclean-restart-keeps-its-place": 5,
     "mark-moves-below-minimum": 37,
-    "joins-below-high-watermark": 1,
+    "joins-below-high-watermark": 2,
     "truncates-to-high-watermark": 1,
     "no-repeat-detected": 1,
     "drained-leader-put-out": 1,

@@ -66,12 +66,17 @@ class LogReports:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            told_as = self._hosted.cluster.node_epoch
             try:
                 while self._damaged or self._recovered:
+                    told_as = self._hosted.cluster.node_epoch
                     await self._tell_some()
                 delay_s = _RETRY_FIRST_S
             except ServiceError as error:
                 if error.reason == "STALE_NODE_EPOCH":
+                    if self._hosted.cluster.node_epoch != told_as:
+                        self._wake.set()  # what there is may have come in under the new one
+                        continue
                     # The image will show the new registration, and everything is looked at anew.
                     self._damaged.clear()
                     self._recovered.clear()

@@ -39,6 +39,14 @@ _IDLE_CHECK_MS = 60_000
 _PAUSE_MS_MIN = 200
 
 
+_Session = tuple[int, int, int]
+
+
+def _session(node: NodeState) -> _Session:
+    """What tells a session from all others: the version steps when it ends."""
+    return node.node_id, node.epoch, node.registered_version
+
+
 class SessionStream:
     """One open ``NodeSession`` stream. ``ended`` resolves to why it must end."""
 
@@ -88,9 +96,9 @@ class NodeLiveness:
         self._idle = IdleSessions(config.request_session_idle_ms)
         self._idle_checked_ms = clock.monotonic_ms()
         self._streams: dict[int, SessionStream] = {}
-        # (node id, epoch) of sessions whose end is on its way through the quorum, or was when the
-        # answer was lost: they get no more time, whatever order the quorum finds (invariant 3).
-        self._ending: set[tuple[int, int]] = set()
+        # Sessions whose end is on its way through the quorum, or was when the answer was lost:
+        # they get no more time, whatever order the quorum finds (invariant 3).
+        self._ending: set[_Session] = set()
         # Nodes whose last heartbeat said that their disks take no appends, each with its epoch.
         self.refusing_disks: dict[int, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -113,7 +121,7 @@ class NodeLiveness:
         if not self._controller.is_active:
             raise self._controller.not_controller()
         known = self._controller.image.node(registration.node_id)
-        if known is not None and (known.node_id, known.epoch) in self._ending:
+        if known is not None and _session(known) in self._ending:
             await self._fence(known.node_id, known.epoch, "its end was not known to be done")
         image = self._controller.image
         try:
@@ -227,7 +235,7 @@ class NodeLiveness:
         node = self._controller.image.node(stream.node_id)
         if node is None or node.epoch != stream.node_epoch or stream.ended.done():
             raise ServiceError("STALE_NODE_EPOCH", "the node's session ended or was replaced")
-        if (node.node_id, node.epoch) in self._ending:
+        if _session(node) in self._ending:
             raise ServiceError("STALE_NODE_EPOCH", "the node's session is being ended")
         return node
 
@@ -345,16 +353,18 @@ class NodeLiveness:
     async def _fence(self, node_id: int, node_epoch: int, why: str) -> None:
         node = self._controller.image.node(node_id)
         if node is not None and node.epoch == node_epoch and not node.fenced:
-            self._ending.add((node_id, node_epoch))
+            self._ending.add(_session(node))
             try:
                 await self._controller.commit([fence(node)])
             except ServiceError as error:
                 if error.reason != "VERSION_CONFLICT":
                     raise
-                return  # another try was faster, and went on
+                # An earlier try was done after all, and the node may be back.
+                self._ending.discard(_session(node))
+                return
             self._metrics.nodes_fenced.inc()
             _log.warning("node fenced", fenced_node_id=node_id, node_epoch=node_epoch, why=why)
-        self._ending.discard((node_id, node_epoch))
+        self._ending = {one for one in self._ending if one[:2] != (node_id, node_epoch)}
         self.sessions.end(node_id, node_epoch)
         if self.refusing_disks.get(node_id) == node_epoch:
             del self.refusing_disks[node_id]

@@ -393,19 +393,23 @@ class UnfenceNode(_message.Message):
 
     NODE_ID_FIELD_NUMBER: _builtins.int
     NODE_EPOCH_FIELD_NUMBER: _builtins.int
+    REGISTERED_VERSION_FIELD_NUMBER: _builtins.int
     node_id: _builtins.int
     """Id of the node."""
     node_epoch: _builtins.int
     """Epoch of the registration."""
+    registered_version: _builtins.int
+    """As in `FenceNode`: it is of this session, and of no later one."""
     def __init__(
         self,
         *,
         node_id: _builtins.int = ...,
         node_epoch: _builtins.int = ...,
+        registered_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_epoch", b"node_epoch", "node_id", b"node_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_epoch", b"node_epoch", "node_id", b"node_id", "registered_version", b"registered_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -298,7 +298,7 @@ def plausible(image: Image, kind: str, a: int, b: int, c: int) -> pb.MetadataCom
             clean=c % 2 == 0,
         ),
         "fence": lambda: images.fence(image, node.node_id),
-        "unfence": lambda: pb.MetadataCommand(unfence_node=pb.UnfenceNode(**event)),
+        "unfence": lambda: images.unfence(image, node.node_id),
         "drain": lambda: pb.MetadataCommand(drain_node=pb.DrainNode(**event)),
         "offline": lambda: pb.MetadataCommand(
             take_log_directory_offline=pb.TakeLogDirectoryOffline(**event)

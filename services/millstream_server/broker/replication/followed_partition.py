@@ -185,9 +185,9 @@ class FollowedPartition:
             self._round_begins(self._session)
 
     def _round_begins(self, session: Session | None) -> None:
-        if session is None:
-            return
         log = self._log
+        if session is None or log.failure is not None:  # rot may have been met while this waited
+            return
         self.phase = Phase.BEGUN
         self.round = session.next_round()
         self._begun_at = self.replica.state.in_sync.partition_epoch

@@ -51,8 +51,7 @@ def wanted_in_sync(
         or (
             _stays(partition, node_id, brokers, now_ms, lag_ms_max)
             if node_id in committed
-            else partition.followers.is_known(node_id, brokers.eligible)
-            and partition.may_join(node_id)
+            else _joins(partition, node_id, brokers, now_ms, lag_ms_max)
         )
     ]
     target = partition.target
@@ -63,6 +62,18 @@ def wanted_in_sync(
         # The end of the reassignment.
         wanted = [one for one in wanted if one in target or not _heard(partition, one)]
     return tuple(wanted) if committed != frozenset(wanted) else None
+
+
+def _joins(
+    partition: Partition, node_id: int, brokers: Brokers, now_ms: int, lag_ms_max: int
+) -> bool:
+    """While the high watermark stands still, a follower that lags may have reached it: it would be
+    put out again at once."""
+    return (
+        partition.followers.is_known(node_id, brokers.eligible)
+        and partition.may_join(node_id)
+        and partition.lag_ms(node_id, now_ms) <= lag_ms_max
+    )
 
 
 def _stays(

@@ -114,7 +114,9 @@ class FollowerSession:
             raise Refusal(
                 "LEADER_NOT_AVAILABLE", f"node {self.follower_id} has no replica of the partition"
             )
-        if position.begin.partition_epoch > state.in_sync.partition_epoch:
+        outside = self.follower_id not in state.in_sync.committed
+        if outside and position.begin.partition_epoch > state.in_sync.partition_epoch:
+            # It could join only once this is known here, and would have to be looked at again.
             raise Refusal("UNKNOWN_LEADER_EPOCH", "the partition epoch is not known here yet")
         last_epoch = position.begin.last_epoch if position.begin.HasField("last_epoch") else None
         end, synced_end = position.end_offset, position.synced_end_offset

@@ -1,7 +1,7 @@
 """What a broker tells of damaged logs, by the controller's own decisions (invariants 1, 6, 34)."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import cast
 
@@ -9,6 +9,7 @@ from millstream_raft.commands import apply_entry, encode_entry
 from millstream_raft.decide import decide
 from millstream_raft.decision import ClusterDefaults
 from millstream_raft.image import Image, PartitionState
+from millstream_raft.refusal import Refused
 from millstream_server.broker.hosted import HostedPartitions
 from millstream_server.broker.log_reports import Damage, LogReports
 from millstream_server.runtime.errors import ServiceError
@@ -31,6 +32,8 @@ class Controller:
         # What the controller goes by; None: the newest image.
         self.old_image: Image | None = None
         self.unreachable = False
+        # Done while the next call is under way; its epoch is stale then.
+        self.meanwhile: Callable[[], None] | None = None
         self.calls = 0
         self.called = asyncio.Event()
 
@@ -47,8 +50,14 @@ class Controller:
         self.called.set()
         if self.unreachable:
             raise ServiceError("UNAVAILABLE", "no metadata node answers")
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            meanwhile()
         image = self.old_image or self.image
-        decision = decide(image, request, topic_id=bytes(16), defaults=ClusterDefaults())
+        try:
+            decision = decide(image, request, topic_id=bytes(16), defaults=ClusterDefaults())
+        except Refused as refused:
+            raise ServiceError(refused.reason, refused.message) from None
         if not decision.commands:
             return decision.reply
         entry = encode_entry(
@@ -130,4 +139,20 @@ async def test_damage_is_told_again_where_the_controller_knows_less_than_the_ima
         controller.old_image = None
         await controller.until_called(2)
     assert controller.partition.isr == (1,)
+    assert controller.partition.damaged == (NODE,)
+
+
+async def test_what_comes_in_under_a_new_registration_outlives_the_refusal_of_the_old_one() -> None:
+    controller = Controller()
+    with running(controller) as reports:
+
+        def register() -> None:
+            image = images.after(controller.image, images.fence(controller.image, NODE))
+            image = images.after(image, images.register(NODE, incarnation=9))
+            controller.image = images.after(image, images.unfence(image, NODE))
+            reports.damaged(KEY, Damage(controller.partition.partition_epoch, "rot at 17"))
+
+        controller.meanwhile = register
+        reports.damaged(KEY, Damage(controller.partition.partition_epoch, "rot at 17"))
+        await controller.until_called(2)
     assert controller.partition.damaged == (NODE,)

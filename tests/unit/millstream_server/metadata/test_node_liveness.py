@@ -216,6 +216,22 @@ async def test_a_session_whose_end_is_on_its_way_gets_no_more_time(
     assert not bench.fenced(1)
 
 
+async def test_a_node_whose_session_an_earlier_try_ended_goes_on_in_its_next_one(
+    bench: ControllerBench,
+) -> None:
+    one, commit = await bench.live(1), bench.controller.commit
+    bench.clock.advance(3_000)
+
+    async def too_late(commands: object) -> None:
+        raise ServiceError("VERSION_CONFLICT", "that session has ended before")
+
+    bench.controller.commit = too_late  # type: ignore[method-assign,assignment]
+    await bench.liveness.fence_expired()
+    bench.controller.commit = commit  # type: ignore[method-assign]
+    await bench.beat(one, bench.controller.image.version)
+    assert not bench.fenced(1)
+
+
 async def test_a_node_that_came_to_life_as_its_session_ended_is_fenced_when_it_dies(
     bench: ControllerBench,
 ) -> None:

@@ -1,10 +1,13 @@
 """A replica whose log is damaged leaves every set, then copies its log anew (invariants 6, 34)."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from millstream_server.broker.partition import Role
-from millstream_server.storage.errors import LogDamagedError
+from millstream_server.storage.errors import LogDamagedError, StorageError
 from tests.fakes.broker_node import BrokerNode
 from tests.fakes.cluster import FakeMetadata
 from tests.fakes.scripted_leader import ScriptedLeader, leader_frame
@@ -70,6 +73,41 @@ async def test_without_a_place_it_waits_until_nobody_can_be_proposing_it(
     begun = await leader.begin()
     assert (begun.end_offset, begun.begin.partition_epoch) == (0, epoch + 1)
     assert list((tmp_path / "node-1").glob("*.damaged"))
+
+
+async def test_damaged_again_it_waits_again(
+    leader: ScriptedLeader, follower: BrokerNode, metadata: FakeMetadata, tmp_path: Path
+) -> None:
+    await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
+    await leader.reported(1)
+    metadata.change_partition("logs", 0, isr=(2,))
+    await leader.begin()
+    for times in (1, 2):
+        find_rot(follower)
+        await until(lambda times=times: len(reports(follower, "report_damaged_logs")) == times)
+        await asyncio.sleep(0.02)
+        assert len(list((tmp_path / "node-1").glob("*.damaged"))) == times - 1
+        metadata.change_partition("logs", 0, damaged=(1,))
+        assert (await leader.begin()).end_offset == 0
+
+
+async def test_damaged_while_a_round_waits_for_the_disk_it_does_not_begin(
+    leader: ScriptedLeader, follower: BrokerNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
+    await leader.reported(1)
+    writer = follower.app.hosted.writer
+    held: list[Callable[[object, StorageError | None], None]] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(writer, "has_jobs", lambda log: True)
+        patched.setattr(writer, "run", lambda log, job, done: held.append(done))
+        leader.end_sessions()
+        await until(lambda: bool(held))
+    find_rot(follower)
+    held[0](None, None)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await leader.begin()
 
 
 async def test_proposed_in_spite_of_the_rot_that_it_found_it_reports_that_again(

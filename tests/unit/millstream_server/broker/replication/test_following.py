@@ -1,6 +1,9 @@
 """What a follower does with what its leader says, each case a sentence of invariants 13 to 15."""
 
+import asyncio
 from pathlib import Path
+
+import pytest
 
 from millstream.record import parse_header
 from millstream.record.batch import iterate_frames
@@ -304,7 +307,11 @@ async def test_outside_of_the_in_sync_set_it_begins_anew_when_the_partition_epoc
 
     await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
     await leader.reported(1)
-    metadata.change_partition("logs", 0, min_isr=2)  # in sync, it only goes on
+    metadata.change_partition("logs", 0, min_isr=2)
+    await until(lambda: follower.replica("logs").state.in_sync.partition_epoch == epoch())
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):  # in sync, it only goes on
+            await leader.begin()
     metadata.change_partition("logs", 0, isr=(2,))
     for _ in range(2):
         begun = await leader.begin()

@@ -246,3 +246,14 @@ def test_what_was_told_before_the_partition_epoch_stepped_brings_nobody_back() -
     assert wanted(partition) is None, "told in the same round"
     report(partition, 2, 10)
     assert wanted(partition) == (1, 2)
+
+
+def test_who_lags_joins_only_once_it_has_caught_up() -> None:
+    partition = leading(isr=(1,))  # fewer than the minimum: the high watermark stands still
+    partition.appended(20)
+    partition.written(20, 20)
+    report(partition, 2, 12)
+    assert wanted(partition, 100) == (1, 2)
+    assert wanted(partition, 101) is None
+    report(partition, 2, 20, now_ms=102)
+    assert wanted(partition, 102) == (1, 2)
