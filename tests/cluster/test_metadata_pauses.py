@@ -13,6 +13,8 @@ from millstream import Admin, NewTopic
 from millstream.v1 import metadata_service_pb2 as metadata
 from millstream.v1 import metadata_service_pb2_grpc as metadata_grpc
 from millstream_server.local_cluster import LocalCluster, NodePlan
+from millstream_server.v1 import controller_service_pb2 as internal
+from millstream_server.v1 import controller_service_pb2_grpc as controller_grpc
 
 _LIMIT_S = 30.0
 # A pause that nobody was meant to sit out; noticing it takes about a second.
@@ -58,8 +60,29 @@ def knows(node: NodePlan, topic: str) -> bool:
     return topic in {one.name for one in listed.topics}
 
 
-def leader_id(admin: Admin) -> int | None:
-    return admin.describe_quorum().leader_id
+def leader_told_by(node: NodePlan) -> int | None:
+    """The quorum's leader as one metadata node knows it; none if it knows of none."""
+    with grpc.insecure_channel(node.address) as channel:
+        stub = controller_grpc.ControllerServiceStub(channel)
+        described = stub.DescribeQuorum(internal.DescribeQuorumRequest(), timeout=_LIMIT_S)
+    return described.quorum.leader_id if described.quorum.HasField("leader_id") else None
+
+
+def controller(cluster: LocalCluster) -> NodePlan:
+    """The node that leads the quorum by the word of all its nodes.
+
+    A node that was stopped a moment ago may still believe in the leader of then, or know of none.
+    """
+    agreed: list[NodePlan] = []
+
+    def do_agree() -> bool:
+        told = {leader_told_by(node) for node in cluster.plan.with_role("metadata")}
+        if len(told) == 1 and (leader := told.pop()) is not None:
+            agreed.append(cluster.node_by_id(leader))
+        return bool(agreed)
+
+    until(do_agree)
+    return agreed[0]
 
 
 def stop(cluster: LocalCluster, node: NodePlan) -> Callable[[], None]:
@@ -96,14 +119,14 @@ def test_a_broker_leaves_a_stopped_metadata_node_within_its_session(cluster: Loc
 def test_a_stopped_controller_holds_up_no_write(cluster: LocalCluster) -> None:
     broker = cluster.plan.with_role("broker")[0]
     with Admin(bootstrap_servers=broker.address) as admin:
-        until(lambda: leader_id(admin) is not None)
-        leader = cluster.node_by_id(leader_id(admin) or 0)
+        leader = controller(cluster)
+        others = [node for node in cluster.plan.with_role("metadata") if node != leader]
         go_on = stop(cluster, leader)
         try:
             began = time.monotonic()
             admin.create_topics([NewTopic("without-controller", 1)])
             assert time.monotonic() - began < _WRITE_S
-            until(lambda: leader_id(admin) not in (None, leader.node_id))
+            until(lambda: any(leader_told_by(one) not in (None, leader.node_id) for one in others))
         finally:
             go_on()
         assert admin.describe_topics(["without-controller"])
