@@ -15,12 +15,15 @@ class FollowerProgress:
     """One follower under one leader epoch.
 
     A follower is caught up at a moment if it has what the leader had then. That is known late: by
-    a report that reaches what the leader's end was at the report before.
+    a report that reaches what the leader's end was at an earlier one. In Kafka that is the report
+    before, for a follower fetches again only when it has its answer. Here one report follows
+    another while batches are on their way, so the end of the report before may never be reached
+    though the follower is but a round trip behind: an older end is kept until it is.
     """
 
     __slots__ = (
-        "_leader_end",
-        "_reported_ms",
+        "_earlier",
+        "_latest",
         "begun_at",
         "caught_up_ms",
         "caught_up_once",
@@ -42,9 +45,9 @@ class FollowerProgress:
         self.caught_up_once = False
         # True while its session lasts and copies the partition.
         self.connected = False
-        # The leader's end at the last report, and when that was.
-        self._leader_end = _NEVER
-        self._reported_ms = now_ms
+        # The leader's end at the last report, and when that was; the same of an earlier report,
+        # whose end was not reached yet.
+        self._latest = self._earlier = (_NEVER, now_ms)
 
     def counting_end(self, fsync: bool) -> int:
         """The end that counts; ``NO_END`` before the first report."""
@@ -63,12 +66,19 @@ class FollowerProgress:
 
     def compare(self, end: int, leader_end: int, now_ms: int) -> None:
         """After a report: note what it says of being caught up."""
+        now = (leader_end, now_ms)
         if end >= leader_end:
             self._caught_up(now_ms)
-        elif end >= self._leader_end:
-            self._caught_up(self._reported_ms)
-        self._leader_end = leader_end
-        self._reported_ms = now_ms
+            self._earlier = now
+        elif end >= self._latest[0]:
+            self._caught_up(self._latest[1])
+            self._earlier = now
+        elif end >= self._earlier[0]:
+            self._caught_up(self._earlier[1])
+            self._earlier = self._latest
+        elif self._earlier[0] == _NEVER:
+            self._earlier = now
+        self._latest = now
 
     def look(self, end: int, leader_end: int, now_ms: int) -> None:
         """Now and then: a follower that has everything does not report, but is caught up."""

@@ -54,7 +54,8 @@ async def test_what_is_acknowledged_is_on_every_replica(nodes: list[BrokerNode])
         assert await produce(nodes[0], b"value", b"other") == number * 2
     for node in nodes:
         log = node.replica("logs").log
-        assert (log.end_offset, log.synced_end_offset) == (20, 20)
+        # Two of three are enough for the acknowledgement.
+        await until(lambda log=log: (log.end_offset, log.synced_end_offset) == (20, 20))
         assert node.scrape("millstream_partition_in_sync_replicas", topic="logs", partition="0")
         await until(lambda node=node: node.replica("logs").state.high_watermark == 20)
     assert len({len(file_of(node)) for node in nodes}) == 1

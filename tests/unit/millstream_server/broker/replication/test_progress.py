@@ -1,5 +1,7 @@
 """Since when a follower is behind, by what it reports."""
 
+import pytest
+
 from millstream_server.broker.replication.progress import NO_END, FollowerProgress, Followers
 
 ELIGIBLE = {2: 20, 3: 30}
@@ -35,6 +37,30 @@ def test_reaching_what_the_leader_had_at_the_last_report_is_being_caught_up_then
     assert followers.lag_ms(2, 90, 2_000) == 1_000
     report(followers, 90, 120, 3_000)  # what it had at 2,000
     assert followers.lag_ms(2, 120, 3_000) == 1_000
+
+
+@pytest.mark.parametrize(("interval_ms", "delay_ms"), [(1, 3), (1, 10), (5, 20), (10, 15)])
+def test_a_steady_stream_leaves_nobody_further_behind_than_two_rounds(
+    interval_ms: int, delay_ms: int
+) -> None:
+    """Each batch is reported after the delay: the next ones are on their way, and no report ever
+    reaches what the leader had at the one before."""
+    followers = Followers()
+    worst_ms = 0
+    for now_ms in range(1, 20_000):
+        leader_end = now_ms // interval_ms
+        if now_ms >= delay_ms and (now_ms - delay_ms) % interval_ms == 0:
+            report(followers, (now_ms - delay_ms) // interval_ms, leader_end, now_ms)
+        worst_ms = max(worst_ms, followers.lag_ms(2, leader_end, now_ms))
+    assert delay_ms <= worst_ms <= 2 * delay_ms + interval_ms
+
+
+def test_a_follower_that_falls_behind_lags_ever_more() -> None:
+    followers = Followers()
+    report(followers, 10, 10, 0)
+    for now_ms in range(10, 10_000, 10):
+        report(followers, 10 + now_ms // 2, 10 + now_ms, now_ms)  # half as fast as the leader
+        assert now_ms // 2 - 20 <= followers.lag_ms(2, 10 + now_ms, now_ms)
 
 
 def test_a_follower_that_is_silent_at_the_end_stays_caught_up_while_connected() -> None:
