@@ -52,8 +52,10 @@ class ImageFollower:
         self._damage_met: dict[_Key, int] = {}
         # Partitions whose damaged log here the image knows of, until it is sound again.
         self._damage_known: dict[_Key, None] = {}
-        # What the disk refused to open or to begin an epoch in, say for want of room.
+        # What the disk refused to open or to begin an epoch in, say for want of room, and what
+        # failed in a way that nobody foresaw; and deleted topics whose logs it did not set aside.
         self._refused: dict[_Key, None] = {}
+        self._undeleted: dict[bytes, TopicState] = {}
         self._wake = asyncio.Event()
         # Monotonic times at which logs were set aside and not removed yet.
         self.set_aside_ms: list[int] = []
@@ -81,8 +83,10 @@ class ImageFollower:
 
     def try_again(self) -> None:
         """Take up once more what the disk refused; there may be room now."""
-        if self._refused:
+        if self._refused or self._undeleted:
             self._changed.update(self._refused)
+            self._removed.extend(self._undeleted.values())
+            self._undeleted.clear()
             self._wake.set()
 
     async def run(self) -> None:
@@ -104,6 +108,7 @@ class ImageFollower:
                 except Exception:  # noqa: BLE001
                     # One partition that cannot be served must not stop all the others.
                     _log.exception("partition cannot be served", key=f"{key[0].hex()}-{key[1]}")
+                    self._refused[key] = None
             self._tell_orphans()
 
     @property
@@ -148,8 +153,20 @@ class ImageFollower:
             self._follow(replica, state)
 
     async def _repair(self, replica: Replica, topic: TopicState, state: PartitionState) -> Replica:
-        """Rot was found: never led from, never cut. First the replica leaves every set, so that
-        nobody counts on it; then its log is set aside and copied anew (invariant 34).
+        """Rot was found: never led from, never cut, and never forgotten, should the process end
+        before all is done (invariant 34)."""
+        mark = self._hosted.directory.mark_damaged_log
+        try:
+            await run_job(self._upkeep, partial(mark, topic.topic_id, state.number))
+        finally:  # a disk that takes no mark is asked again
+            replica = await self._leave_damaged(replica, topic, state)
+        return replica
+
+    async def _leave_damaged(
+        self, replica: Replica, topic: TopicState, state: PartitionState
+    ) -> Replica:
+        """First the replica leaves every set, so that nobody counts on it; then its log is set
+        aside and copied anew.
 
         Outside of them all its leader may be proposing it right now, by what this log was before.
         No such proposal is accepted once the partition epoch has stepped, which the report sees to.
@@ -166,9 +183,11 @@ class ImageFollower:
             self._reports.damaged(key, damage)
             return replica
         self._drop(replica)
+        self._damage_met[key] = met_at  # should the disk refuse: nobody can propose it any more
         await run_job(
             self._upkeep, partial(self._hosted.directory.set_aside_log, *key, damaged=True)
         )
+        del self._damage_met[key]
         _log.warning("damaged log set aside, copying anew", partition=str(own))
         return await self._open(topic, state)
 
@@ -327,6 +346,7 @@ class ImageFollower:
             try:
                 await run_job(self._upkeep, partial(self._hosted.directory.set_aside_log, *key))
             except StorageError as error:
+                self._undeleted[topic.topic_id] = topic
                 self._storage_failed(key, error)
                 continue
             self.set_aside_ms.append(self._hosted.clock.monotonic_ms())

@@ -26,7 +26,6 @@ def log_config(
         flush_mode=FlushMode.FSYNC if state.flush_mode == FLUSH_FSYNC else FlushMode.PAGE_CACHE,
         max_message_bytes=_BATCH_BYTES_MAX,
         log_append_time=settings.log_append_time,
-        forget_deleted_producers=not fenced_for_ever,
         producer_expiry_ms=_NEVER_MS if fenced_for_ever else defaults.producer_expiry_ms,
     )
 

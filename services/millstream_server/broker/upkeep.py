@@ -65,7 +65,7 @@ class Upkeep:
             for replica in tuple(hosted.replicas.values()):
                 self._retain(replica)
         if (due or self._follower.set_aside_ms) and self._may_empty_trash(now_ms):
-            left = await run_job(self._thread, hosted.directory.empty_trash)
+            left = await run_job(self._thread, hosted.directory.trash.empty)
             if not left:
                 self._follower.set_aside_ms.clear()
 

@@ -40,9 +40,6 @@ class LogConfig:
     preallocate_bytes: int = 8 * _MIB
     # True if records are dated by the leader's append (message.timestamp.type=LogAppendTime).
     log_append_time: bool = False
-    # A producer whose last batch fell below the start of the log is forgotten. Off for logs whose
-    # fences must hold for ever (invariant 28).
-    forget_deleted_producers: bool = True
     # A leader answers a producer that was silent for longer as if it did not know it; longer than
     # twice the longest delivery time-out (invariant 22).
     producer_expiry_ms: int = 24 * 3600 * 1000
@@ -83,7 +80,7 @@ class DirectoryConfig:
     background_flush_interval_ms: int = 5_000
     # Most bytes that may wait for the disk before appends are refused.
     waiting_bytes_max: int = 256 * _MIB
-    # Most files of deleted topics and segments removed by one call of ``empty_trash``.
+    # Most files of deleted topics and segments removed by one call of ``Trash.empty``.
     trash_files_per_turn: int = 16
 
     def validate(self) -> None:

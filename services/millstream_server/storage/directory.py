@@ -5,17 +5,16 @@
     identity  node-epoch  clean-shutdown  log-points      checkpoints, see their modules
     <topic id, hex>-<partition>/                          one log
         <base offset>.log .index .timeindex               its segments
-        <offset>.producers  leader-epochs                 its checkpoints
+        <offset>.producers  leader-epochs  mark           its checkpoints
     <topic id, hex>-<partition>.<n>.deleted/              set aside, to be removed
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
-from threading import Lock
 
 from millstream_server.runtime.checkpoint import TEMPORARY_SUFFIX
 from millstream_server.runtime.ports import Clock, Files
@@ -30,16 +29,17 @@ from millstream_server.storage.folder_checkpoints import (
     FolderCheckpoints,
     check_identity,
 )
-from millstream_server.storage.health import DirectoryHealth
+from millstream_server.storage.health import DirectoryHealth, is_refusal
 from millstream_server.storage.log import Log
+from millstream_server.storage.log_mark import mark_cut, mark_rot, read_mark, remove_mark
 from millstream_server.storage.log_state import LogKey, LogSurroundings
 from millstream_server.storage.points import LogPoints, Points
 from millstream_server.storage.recovery import LogRecovery, RecoveredLog
 from millstream_server.storage.segments import DELETED_SUFFIX
+from millstream_server.storage.trash import Trash
 
 # What rot was found in; nothing removes it but people.
 DAMAGED_SUFFIX = ".damaged"
-_LOG_FOLDER = re.compile(r"([0-9a-f]{32})-(0|[1-9][0-9]{0,9})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,8 @@ class LogDirectory:
         self._checkpoints = FolderCheckpoints(files, path)
         self._points = LogPoints(files, path)
         self._node_epoch = 0
-        self._trash: list[str] = []
-        self._trash_lock = Lock()
+        # What was set aside and is to be removed.
+        self.trash = Trash(files, self.health, config.trash_files_per_turn)
 
     # -- opening ---------------------------------------------------------------------------------
     def open(self, progress: Callable[[RecoveryProgress], None] | None = None) -> None:
@@ -105,7 +105,7 @@ class LogDirectory:
         try:
             self._files.make_directory(self.path)
             names = self._files.list_directory(self.path)
-            keys = {name: key for name in names if (key := _log_key(name)) is not None}
+            keys = {name: key for name in names if (key := LogKey.of_folder(name)) is not None}
             is_new = self._take_identity(bool(keys))
             recorded = self._checkpoints.read_node_epoch()
             marker = self._checkpoints.take_clean_shutdown()
@@ -143,13 +143,13 @@ class LogDirectory:
         for name in names:
             path = f"{self.path}/{name}"
             if name.endswith(DELETED_SUFFIX):
-                self._trash.append(path)
+                self.trash.take([path])
             elif name.endswith(TEMPORARY_SUFFIX):
                 self._files.remove(path)
-            elif _log_key(name) is not None:
+            elif LogKey.of_folder(name) is not None:
                 for inner in self._files.list_directory(path):
                     if inner.endswith(DELETED_SUFFIX):
-                        self._trash.append(f"{path}/{inner}")
+                        self.trash.take([f"{path}/{inner}"])
                     elif inner.endswith(TEMPORARY_SUFFIX):
                         self._files.remove(f"{path}/{inner}")
 
@@ -169,6 +169,7 @@ class LogDirectory:
             self._points.get(name),
             clean=self.clean_shutdown,
             report=report,
+            before_cut=partial(self._mark_cut, f"{self.path}/{name}"),
         ).run()
         now = self.recovery
         self.recovery = replace(
@@ -177,18 +178,28 @@ class LogDirectory:
             cut_bytes=now.cut_bytes + recovered.cut_bytes,
             damaged_logs=now.damaged_logs + (recovered.state.damage is not None),
         )
-        if recovered.cut_bytes or recovered.state.damage is not None:
+        if recovered.lost_tail or recovered.state.damage is not None:
             self.cut_logs.append(key)
         self._adopt(key, self.config.log_defaults, recovered)
         if progress is not None:
             progress(self.recovery)
+
+    def _mark_cut(self, folder: str) -> None:
+        # A second start finds nothing to cut, though nobody may have heard of the first.
+        try:
+            mark_cut(self._files, folder)
+        except OSError as error:
+            if not is_refusal(error):
+                raise
+            # No room for it. Without the epoch no log of the directory proves a place.
+            self._checkpoints.forget_node_epoch()
 
     def _adopt(self, key: LogKey, config: LogConfig, recovered: RecoveredLog) -> Log:
         surroundings = LogSurroundings(
             self._files,
             self.health,
             self._points,
-            self._take_trash,
+            self.trash.take,
             self.config.recovery_point_bytes,
         )
         path = f"{self.path}/{key.folder_name}"
@@ -247,25 +258,32 @@ class LogDirectory:
 
     def set_aside_log(self, topic_id: bytes, partition: int, *, damaged: bool = False) -> bool:
         """Take a log out of use at once: its folder is renamed, and removed later by
-        ``empty_trash``, unless it is ``damaged``: that one stays for people to look at. False if
+        ``trash``, unless it is ``damaged``: that one stays for people to look at. False if
         there is none. Blocks for two syncs. Raises StorageError."""
-        log = self.logs.pop((topic_id, partition), None)
+        log = self.logs.get((topic_id, partition))
         if log is None:
             return False
         self.health.check()
-        log.retire()
         name = log.key.folder_name
+        log.is_moving = True
         try:
             number = 0
             suffix = DAMAGED_SUFFIX if damaged else DELETED_SUFFIX
             while self._files.exists(aside := f"{log.path}.{number}{suffix}"):
                 number += 1
             self._files.rename(log.path, aside)
+        except OSError as error:
+            # It is where it was: a damaged log must not come back as a sound one.
+            log.is_moving = False
+            raise self.health.refusal("setting a log aside", error) from error
+        del self.logs[log.key]
+        log.retire()
+        try:
             self._files.sync_directory(self.path)
         except OSError as error:
             raise self.health.refusal("setting a log aside", error) from error
         if not damaged:
-            self._take_trash([aside])
+            self.trash.take([aside])
         self._points.drop(name)
         self.save_points()  # points without a log do no harm: a full disk may keep them for now
         return True
@@ -292,50 +310,34 @@ class LogDirectory:
         self.save_points()
         return log
 
-    def _take_trash(self, paths: list[str]) -> None:
-        with self._trash_lock:
-            self._trash.extend(paths)
-
-    def empty_trash(self) -> int:
-        """Remove a bounded number of files of deleted topics and segments; return how many paths
-        are left. Any thread but the event loop. Raises StorageError."""
-        for _ in range(self.config.trash_files_per_turn):
-            with self._trash_lock:
-                path = self._trash.pop(0) if self._trash else None
-            if path is None:
-                break
-            try:
-                self._remove_one(path)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                self._take_trash([path])  # for the next turn
-                raise self.health.refusal("removing a deleted file", error) from error
-        with self._trash_lock:
-            return len(self._trash)
-
-    def _remove_one(self, path: str) -> None:
-        if _LOG_FOLDER.match(path.rsplit("/", 1)[-1]) is None:
-            self._files.remove(path)
-            return
-        # A folder goes file by file, so that one call never removes a whole terabyte.
-        inside = self._files.list_directory(path)
-        if inside:
-            self._files.remove(f"{path}/{inside[0]}")
-            self._take_trash([path])
-        else:
-            self._files.remove_tree(path)
-
     # -- the node's life -------------------------------------------------------------------------
     def record_node_epoch(self, epoch: int) -> None:
-        """Remember the node epoch durably, before serving under it (invariant 7). Blocks. Raises
-        StorageError."""
+        """Remember the node epoch durably, before serving under it (invariant 7): the controller
+        has heard of ``cut_logs`` with it. Blocks. Raises StorageError."""
         self.health.check()
         try:
             self._checkpoints.write_node_epoch(epoch)
+            for key in self.cut_logs:
+                log = self.logs.get(key)
+                if log is not None and not isinstance(log.failure, LogDamagedError):
+                    remove_mark(self._files, log.path)
         except OSError as error:
             raise self.health.refusal("recording the node epoch", error) from error
         self._node_epoch = epoch
+
+    def mark_damaged_log(self, topic_id: bytes, partition: int) -> None:
+        """Remember durably that a log is damaged, should the process end before it was set aside.
+        Blocks. Raises KeyError, StorageError."""
+        self.health.check()
+        log = self.logs[topic_id, partition]
+        if not isinstance(log.failure, LogDamagedError):
+            return
+        try:
+            mark = read_mark(self._files, log.path)
+            if mark is None or mark.rot is None:
+                mark_rot(self._files, log.path, log.failure)
+        except OSError as error:
+            raise self.health.refusal("marking a damaged log", error) from error
 
     def save_points(self) -> None:
         """Make recovery points durable, as ``DirectoryWriter`` does after each job. Raises
@@ -353,12 +355,14 @@ class LogDirectory:
         fails; a later start then recovers."""
         clean = self.health.failure is None
         for log in self.logs.values():
-            if clean and log.failure is None:
-                try:
+            try:
+                if isinstance(log.failure, LogDamagedError):
+                    self.mark_damaged_log(*log.key)
+                elif clean and log.failure is None:
                     log.flush()
-                except StorageError:
-                    clean = False
-                clean = clean and log.recovery_point == log.written_end_offset
+                    clean = log.recovery_point == log.written_end_offset
+            except StorageError:
+                clean = False
             log.retire()
         if clean and self.health.failure is None:
             try:
@@ -366,9 +370,3 @@ class LogDirectory:
                 self._checkpoints.write_clean_shutdown(self._node_epoch)
             except OSError as error:
                 self.health.refusal("leaving the clean-shutdown marker", error)
-
-
-def _log_key(name: str) -> LogKey | None:
-    """The partition whose log a folder of this name holds; None for other names."""
-    match = _LOG_FOLDER.fullmatch(name)
-    return LogKey(bytes.fromhex(match[1]), int(match[2])) if match else None

@@ -87,6 +87,10 @@ class FolderCheckpoints:
         """Record a node epoch, durably."""
         self._write_epoch(_EPOCH_FILE, epoch)
 
+    def forget_node_epoch(self) -> None:
+        """Remove it, durably: what the logs hold may be less than what was served under it."""
+        remove_checkpoint(self._files, f"{self._path}/{_EPOCH_FILE}")
+
     def take_clean_shutdown(self) -> int | None:
         """The epoch in the marker, which is removed durably before anything else is written; None
         without a readable marker."""

@@ -72,12 +72,15 @@ class Log:
         self.epochs = state.epochs
         self.snapshots = ProducerSnapshots(surroundings.files, path)
         self._own_failure: StorageError | None = state.damage
+        self._gone = LogGoneError(f"the log of partition {key.partition} is gone")
         self._unflushed_bytes = 0
         self._forgotten_below = 0
         self._used_ms: dict[int, int] = {}
         # Held while the files of the log are written or its segments change: in page-cache mode
         # appends run on the event loop beside the directory's jobs.
         self.append_lock = Lock()
+        # True while its folder is being renamed: what fails beside that is no fault of the disk.
+        self.is_moving = False
         # True while ``DirectoryWriter.begin_epoch`` is on its way: nothing may be staged.
         self.epoch_pending = False
         self._reader = LogReader(self)
@@ -99,9 +102,9 @@ class Log:
         return self._own_failure or self._around.health.failure
 
     def check_gone(self) -> None:
-        """Raises LogGoneError if the log was retired."""
-        if isinstance(self._own_failure, LogGoneError):
-            raise self._own_failure
+        """Raises LogGoneError if the log was retired, or is about to be."""
+        if self.is_moving or self._own_failure is self._gone:
+            raise self._gone
 
     def check(self) -> None:
         """Raises the log's failure."""
@@ -114,7 +117,7 @@ class Log:
 
     def retire(self) -> None:
         """Close the files; everything fails with LogGoneError from now on (any)."""
-        self._own_failure = LogGoneError(f"the log of partition {self.key.partition} is gone")
+        self._own_failure = self._gone
         for segment in self.segments.all:
             segment.store.retire()
 
@@ -169,11 +172,7 @@ class Log:
         self._forget_deleted()
         ids = {header.producer_id for header in headers} - {0}
         limit = now_ms - self._config.producer_expiry_ms
-        expired = [
-            producer_id
-            for producer_id in ids
-            if self._used_ms.setdefault(producer_id, now_ms) < limit
-        ]
+        expired = [one for one in ids if self._used_ms.setdefault(one, now_ms) < limit]
         verdicts = self.producers.check_all(headers, expired)
         for producer_id in ids:
             self._used_ms[producer_id] = now_ms
@@ -239,9 +238,10 @@ class Log:
         return StagedAppend(self, self.generation, base, end, append_timestamp_ms, size, staged)
 
     def _forget_deleted(self) -> None:
-        if self._config.forget_deleted_producers and self._forgotten_below < self.start_offset:
+        if self._forgotten_below < self.start_offset:
             self._forgotten_below = self.start_offset
-            for producer_id in self.producers.forget_below(self.start_offset):
+            silence_ms = self._config.producer_expiry_ms
+            for producer_id in self.producers.forget_below(self.start_offset, silence_ms):
                 self._used_ms.pop(producer_id, None)
 
     @property
@@ -346,8 +346,7 @@ class Log:
 
     def forget_written_below(self, start_offset: int) -> None:
         """Drop producers below the start from the written state (append lock held)."""
-        if self._config.forget_deleted_producers:
-            self._written_producers.forget_below(start_offset)
+        self._written_producers.forget_below(start_offset, self._config.producer_expiry_ms)
 
     # -- reading, any --------------------------------------------------------------------------
     def read(

@@ -1,5 +1,6 @@
 """What a log is made of: its name, what recovery found, what it shares with its neighbours."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from millstream_server.storage.segments import SegmentList
 
 # Checkpoint of the leader epochs in a log's folder.
 EPOCHS_FILE = "leader-epochs"
+LOG_FOLDER = re.compile(r"([0-9a-f]{32})-(0|[1-9][0-9]{0,9})")
 
 
 class LogKey(NamedTuple):
@@ -26,6 +28,12 @@ class LogKey(NamedTuple):
     def folder_name(self) -> str:
         """Name of the log's folder."""
         return f"{self.topic_id.hex()}-{self.partition}"
+
+    @staticmethod
+    def of_folder(name: str) -> "LogKey | None":
+        """The partition whose log a folder of this name holds; None for other names."""
+        match = LOG_FOLDER.fullmatch(name)
+        return LogKey(bytes.fromhex(match[1]), int(match[2])) if match else None
 
 
 @dataclass(frozen=True, slots=True)

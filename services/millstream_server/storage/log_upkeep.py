@@ -143,6 +143,7 @@ def sync(log: Log, *, move_recovery_point: bool) -> None:
         if error.errno in (errno.EBADF, errno.ENOENT):
             log.check_gone()
         raise health.fail("syncing a log", error) from error
+    log.check_gone()  # what is written by its path from here on would be another log's
     if generation != log.generation and target > log.written_end_offset:
         return
     log.synced_end_offset = max(log.synced_end_offset, target)
@@ -268,6 +269,9 @@ def truncate(log: Log, offset: int) -> int:
     interval = log.config.index_interval_bytes
     try:
         log.lower_recovery_point(max(offset, log.start_offset))
+    except OSError as error:
+        raise _refused(log, "lowering the recovery point", error) from error
+    try:
         with _cutting(log):
             if offset <= log.start_offset:
                 # Nothing is left to agree with: the log begins anew there (KAFKA-9491).

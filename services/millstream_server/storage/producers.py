@@ -191,12 +191,18 @@ class ProducerTable:
                 header.append_timestamp_ms,
             )
 
-    def forget_below(self, start_offset: int) -> list[int]:
-        """Drop producers whose last record was deleted; return their ids."""
+    def forget_below(self, start_offset: int, silence_ms: int) -> list[int]:
+        """Drop producers whose last record was deleted, and which appended nothing for so long
+        before the newest append of all; return their ids. A producer that is heard of still may
+        be repeating what was deleted (KIP-360)."""
+        newest_ms = max(
+            (one.batches[-1].append_timestamp_ms for one in self._states.values()), default=0
+        )
         gone = [
             producer_id
             for producer_id, state in self._states.items()
             if state.last_offset < start_offset
+            and state.batches[-1].append_timestamp_ms < newest_ms - silence_ms
         ]
         for producer_id in gone:
             del self._states[producer_id]

@@ -10,6 +10,9 @@ recovery point on is verified. The first damage, at offset E, is judged by what 
 
 Below the recovery point nothing is scanned: the cost is O(bytes above it).
 
+A log that is marked as damaged is offline from the start; one that is marked as cut lost its tail
+in a recovery that nobody has heard of (see ``log_mark.py``).
+
 Only when an operator orders it, rot is cut too, with everything behind it: then the whole log is
 verified, and what remains is sound.
 """
@@ -28,6 +31,7 @@ from millstream_server.storage.config import LogConfig
 from millstream_server.storage.epochs import EpochHistory
 from millstream_server.storage.errors import LogDamagedError
 from millstream_server.storage.health import is_refusal
+from millstream_server.storage.log_mark import MARK_FILE, read_mark, remove_mark
 from millstream_server.storage.log_state import EPOCHS_FILE, LogState
 from millstream_server.storage.points import Points
 from millstream_server.storage.producer_snapshot import ProducerSnapshots
@@ -55,6 +59,8 @@ class RecoveredLog:
     scanned_bytes: int
     # Bytes of a torn tail that were cut.
     cut_bytes: int
+    # True if a tail was cut, now or in an earlier recovery that the controller has not heard of.
+    lost_tail: bool
 
 
 class LogRecovery:
@@ -70,10 +76,12 @@ class LogRecovery:
         clean: bool,
         cut_rot: bool = False,
         report: Callable[[int], None] = lambda _: None,
+        before_cut: Callable[[], None] = lambda: None,
     ) -> None:
         """``points`` are None where they are not known: a log that was just made, or one whose
-        points were lost. ``report`` is told how many more bytes were scanned. ``cut_rot``: an
-        operator's order to begin with what is sound."""
+        points were lost. ``report`` is told how many more bytes were scanned; ``before_cut`` that
+        a torn tail is about to be cut. ``cut_rot``: an operator's order to begin with what is
+        sound."""
         self._files = files
         self._folder = folder
         self._config = config
@@ -81,6 +89,7 @@ class LogRecovery:
         self._clean = clean and points is not None
         self._cut_rot = cut_rot
         self._report = report
+        self._before_cut = before_cut
         self._snapshots = ProducerSnapshots(files, folder)
         self._segments: list[Segment] = []
         self._start_offset = points.start_offset if points else 0
@@ -92,6 +101,7 @@ class LogRecovery:
         self._scanned_bytes = 0
         self._unreported_bytes = 0
         self._cut_bytes = 0
+        self._lost_tail = False
 
     def run(self) -> RecoveredLog:
         """Recover; the result is ready for appends unless it has damage."""
@@ -109,6 +119,8 @@ class LogRecovery:
             self._finish()
             if self._write_checkpoints():
                 recovery_point = self._end_offset
+            if self._cut_rot:
+                remove_mark(self._files, self._folder)
         else:
             for segment in self._segments:
                 segment.store.retire()
@@ -122,7 +134,7 @@ class LogRecovery:
             self._producers,
             damage,
         )
-        return RecoveredLog(state, self._scanned_bytes, self._cut_bytes)
+        return RecoveredLog(state, self._scanned_bytes, self._cut_bytes, self._lost_tail)
 
     # -- what is there ---------------------------------------------------------------------------
     def _load(self) -> None:
@@ -130,6 +142,11 @@ class LogRecovery:
         stems = [name.removesuffix(LOG_SUFFIX) for name in names if name.endswith(LOG_SUFFIX)]
         bases = sorted(int(stem) for stem in stems if stem.isdecimal())
         self._end_offset = self._recovery_point
+        mark = read_mark(self._files, self._folder) if MARK_FILE in names else None
+        self._lost_tail = mark is not None
+        if mark is not None and mark.rot is not None and not self._cut_rot:
+            self._end_offset = max(mark.rot.offset, self._start_offset)
+            raise _RotFoundError(mark.rot)
         if not bases:
             if self._recovery_point > self._start_offset and not self._cut_rot:
                 raise self._rot_error(self._folder, "all segment files are missing")
@@ -310,6 +327,8 @@ class LogRecovery:
                         raise self._rot_error(damaged.store.path, text, self._end_offset)
             self._count(max(0, segment.store.size - begin))
             begin = 0
+        self._before_cut()
+        self._lost_tail = True
         self._cut(number, position)
 
     def _cut(self, number: int, position: int) -> None:

@@ -30,6 +30,7 @@ from millstream_server.broker.replication.follower_session import FollowerLane, 
 from millstream_server.runtime.errors import reason_name
 from millstream_server.storage.errors import (
     LogDamagedError,
+    LogGoneError,
     MalformedAppendError,
     StorageError,
 )
@@ -168,12 +169,8 @@ class FollowedPartition:
             return
 
         def settled(_: object, error: StorageError | None) -> None:
-            if turn != self._turn or self._session is None:
-                return
-            if error is not None:
-                self._trouble(error)
-                return
-            self._round_begins(self._session)
+            if not self._ended(turn, error):
+                self._round_begins(self._session)
 
         behind = self.replica.state.fsync and log.synced_end_offset < log.end_offset
         if log.in_flight or self._hosted.writer.has_jobs(log) or behind:
@@ -293,21 +290,14 @@ class FollowedPartition:
             writer.submit(log, staged, partial(self._written, self._turn, lane, size))
 
     def _epoch_begun(self, turn: int, _: object, error: StorageError | None) -> None:
-        if turn != self._turn:
-            return
-        if error is not None:
-            self._trouble(error)
-            return
-        self._stage()
+        if not self._ended(turn, error):
+            self._stage()
 
     def _written(
         self, turn: int, lane: FollowerLane, size: int, _: int, error: StorageError | None
     ) -> None:
         lane.give_back(size)
-        if turn != self._turn or self._session is None:
-            return
-        if error is not None:
-            self._trouble(error)
+        if self._ended(turn, error) or self._session is None:
             return
         self._tell_partition()
         self._session.report_soon(self)
@@ -335,6 +325,15 @@ class FollowedPartition:
         self._hosted.writer.run(self._log, partial(self._log.delete_before, start), moved)
 
     # Answers other than records
+
+    def _ended(self, turn: int, error: StorageError | None) -> bool:
+        """True if what was begun in a turn failed, or is not for the present any more. What failed
+        then concerns the log all the same: nobody else may ever meet its damage."""
+        if turn == self._turn and error is not None:
+            self._trouble(error)
+        elif error is not None and not isinstance(error, LogGoneError):
+            self._hosted.note_failure(self.replica, error)
+        return turn != self._turn or error is not None
 
     def _trouble(self, error: StorageError) -> None:
         self._hosted.note_failure(self.replica, error)
@@ -381,19 +380,16 @@ class FollowedPartition:
         before = self._log.end_offset
 
         def cut(_: object, error: StorageError | None) -> None:
+            # Also of a job that failed after its cut: the ends are what the log says.
+            if self._log.end_offset < state.high_watermark:
+                # Other records will stand there: nobody may read on as if nothing was.
+                lost = Refusal("OFFSET_NOT_AVAILABLE", "the log was cut after a loss")
+                self.replica.lose_readers(lost)
+            state.cut_copy(self._log.start_offset, self._log.end_offset)
             if error is None:
-                if self._log.end_offset < state.high_watermark:
-                    # Other records will stand there: nobody may read on as if nothing was.
-                    lost = Refusal("OFFSET_NOT_AVAILABLE", "the log was cut after a loss")
-                    self.replica.lose_readers(lost)
-                state.cut_copy(self._log.start_offset, self._log.end_offset)
                 _log.info("log cut back", partition=str(state), end_before=before)
-            if turn != self._turn:
-                return
-            self.phase = Phase.RESTING
-            if error is not None:
-                self._trouble(error)
-            else:
+            if not self._ended(turn, error):
+                self.phase = Phase.RESTING
                 self._begin()
 
         self._hosted.writer.run(self._log, job, cut)

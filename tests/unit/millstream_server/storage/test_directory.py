@@ -124,7 +124,7 @@ def test_a_deleted_topic_is_set_aside_then_removed_in_bounded_steps() -> None:
     again = Appender(appender.files, SMALL, trash_files_per_turn=3)  # leftovers are found
     assert again.log.end_offset == 1
     turns = 1
-    while again.directory.empty_trash():
+    while again.directory.trash.empty():
         turns += 1
     assert turns > 2
     names = appender.files.list_directory(PATH)
@@ -225,9 +225,9 @@ def test_it_works_on_a_real_disk(tmp_path_factory: pytest.TempPathFactory) -> No
     assert clean.directory.recovery.scanned_bytes == 0
     assert clean.read_all() == expected
     clean.log.delete_before(40)
-    while clean.directory.empty_trash():
+    while clean.directory.trash.empty():
         pass
     clean.directory.set_aside_log(TOPIC_ID, 0)
-    while clean.directory.empty_trash():
+    while clean.directory.trash.empty():
         pass
     assert SystemFiles().list_directory(path) == ["identity", "log-points"]

@@ -130,7 +130,7 @@ def test_retention_makes_room_although_the_full_disk_takes_no_new_names() -> Non
     assert appender.log.retain(2_000, 4) > 0
     assert appender.directory.offline_reason is None
     assert [base for base, _ in appender.read_all()] == [2, 3]
-    while appender.directory.empty_trash():
+    while appender.directory.trash.empty():
         pass
     kept = [name for name in appender.files.list_directory(appender.folder) if ".log" in name]
     assert len(kept) == 2
@@ -141,7 +141,7 @@ def test_a_log_set_aside_on_a_full_disk_is_removed_all_the_same() -> None:
     assert appender.log.size_bytes
     fill_disk(appender, 0)
     assert appender.directory.set_aside_log(TOPIC_ID, 0)
-    while appender.directory.empty_trash():
+    while appender.directory.trash.empty():
         pass
     free = appender.files.free_bytes()
     assert free is not None

@@ -94,10 +94,13 @@ def test_batches_of_one_request_are_judged_one_after_another() -> None:
     assert table == table_of(header(0))
 
 
-def test_forgetting_drops_producers_below_the_start_only() -> None:
-    table = table_of(header(0, offset=4), header(0, offset=5, producer_id=2))
-    assert table.forget_below(5) == [1]
-    assert table.get(2) is not None
+def test_forgetting_drops_producers_below_the_start_that_are_silent_for_long() -> None:
+    # Appended at 504, 505 and 604 ms.
+    headers = [header(0, offset=one, producer_id=one) for one in (4, 5, 104)]
+    assert table_of(*headers).forget_below(5, 99) == [4]
+    assert table_of(*headers).forget_below(5, 100) == []
+    assert table_of(*headers).forget_below(105, 98) == [4, 5]
+    assert table_of().forget_below(5, 0) == []
 
 
 def test_a_snapshot_that_is_cut_is_refused() -> None:

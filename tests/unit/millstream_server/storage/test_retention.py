@@ -1,8 +1,11 @@
 """What is removed by time, by size and on request."""
 
+from dataclasses import replace
+
 import pytest
 
 from millstream_server.storage import FlushMode, LogConfig, OffsetOutOfRangeError
+from millstream_server.storage.producers import Decision
 from millstream_server.storage.retention import SegmentFacts, start_after_retention
 from tests.fakes.memory_files import Fault
 from tests.fakes.storage import Appender, make_batch
@@ -100,17 +103,30 @@ def test_a_quiet_log_is_emptied_too() -> None:
     assert appender.acknowledged[-1] == (40, 41)
 
 
-def test_producers_below_the_start_are_forgotten_unless_fences_must_hold() -> None:
-    keeping = LogConfig(preallocate_bytes=0, segment_bytes=1500, forget_deleted_producers=False)
-    for config, known in ((SMALL, [2]), (keeping, [1, 2])):
-        appender = filled(config)
-        appender.log.delete_before(25)
-        appender.log.check_producers([], 0)
-        assert [producer_id for producer_id, _ in appender.log.producers] == known
-        appender.log.flush()
-        again = Appender(appender.files.copy(), config)
-        again.log.check_producers([], 0)
-        assert [producer_id for producer_id, _ in again.log.producers] == known
+@pytest.mark.parametrize(("expiry_ms", "known"), [(1_000, [2]), (10_000, [1, 2])])
+def test_producers_below_the_start_are_forgotten_once_they_are_silent_for_long(
+    expiry_ms: int, known: list[int]
+) -> None:
+    config = replace(SMALL, producer_expiry_ms=expiry_ms)
+    appender = Appender(config=config)
+    appender.append(make_batch(producer_id=1), now_ms=1_000)
+    appender.append(make_batch(producer_id=2), now_ms=5_000)
+    appender.log.delete_before(1)
+    appender.log.check_producers([], 0)
+    assert [producer_id for producer_id, _ in appender.log.producers] == known
+    appender.log.flush()
+    again = Appender(appender.files.copy(), config)
+    again.log.check_producers([], 0)
+    assert [producer_id for producer_id, _ in again.log.producers] == known
+
+
+def test_rule_21_what_is_repeated_after_its_record_was_deleted_is_not_appended_again() -> None:
+    appender = Appender(config=SMALL)
+    first = make_batch(producer_id=1)
+    appender.append(first)
+    appender.log.delete_before(1)
+    [verdict] = appender.log.check_producers([first.header], 0)
+    assert verdict.decision is Decision.DUPLICATE_HIT
 
 
 def test_records_are_deleted_up_to_any_offset_and_stay_so() -> None:

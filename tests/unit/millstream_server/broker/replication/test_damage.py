@@ -1,12 +1,14 @@
 """A replica whose log is damaged leaves every set, then copies its log anew (invariants 6, 34)."""
 
 import asyncio
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from millstream_server.broker.partition import Role
+from millstream_server.runtime.system import SystemFiles
 from millstream_server.storage.errors import LogDamagedError, StorageError
 from tests.fakes.broker_node import BrokerNode
 from tests.fakes.cluster import FakeMetadata
@@ -151,3 +153,50 @@ async def test_a_replica_that_lost_its_place_tells_how_far_its_log_reaches(
     await until(lambda: bool(reports(follower, "report_recovered_logs")))
     log = follower.view.executed[-1].report_recovered_logs.logs[0]
     assert (log.last_epoch, log.synced_end_offset) == (1, 3)
+
+
+async def test_rule_34_damage_that_was_met_outlives_a_restart(
+    leader: ScriptedLeader, follower: BrokerNode, metadata: FakeMetadata, tmp_path: Path
+) -> None:
+    await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
+    await leader.reported(1)
+    metadata.change_partition("logs", 0, isr=(), leader_id=None, leader_epoch=2)
+    find_rot(follower)
+    marked = Path(follower.replica("logs").log.path) / "mark"
+    await until(marked.exists)
+    await follower.stop()
+    again = BrokerNode(metadata, tmp_path / "node-1", node_id=1)
+    await again.start(epoch=6)
+    assert again.app.directory.damaged_logs()
+    metadata.change_partition("logs", 0, isr=(2,), leader_id=2, leader_epoch=3)
+    await until(lambda: bool(reports(again, "report_damaged_logs")))
+    metadata.change_partition("logs", 0, damaged=(1,))
+    assert (await leader.begin()).end_offset == 0
+    await again.stop()
+
+
+async def test_rule_34_a_damaged_log_that_the_disk_does_not_set_aside_is_not_copied_on(
+    leader: ScriptedLeader,
+    follower: BrokerNode,
+    metadata: FakeMetadata,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
+    await leader.reported(1)
+    rename = SystemFiles.rename
+    refused: list[str] = []
+
+    def refuse_once(files: SystemFiles, source: str, target: str) -> None:
+        if target.endswith(".damaged") and not refused:
+            refused.append(target)
+            raise OSError(errno.EROFS, "read-only file system")
+        rename(files, source, target)
+
+    monkeypatch.setattr(SystemFiles, "rename", refuse_once)
+    find_rot(follower)
+    await until(lambda: bool(reports(follower, "report_damaged_logs")))
+    metadata.change_partition("logs", 0, isr=(2,), damaged=(1,))
+    assert (await leader.begin()).end_offset == 0
+    assert refused
+    assert len(list((tmp_path / "node-1").glob("*.damaged"))) == 1

@@ -1,5 +1,6 @@
 """A follower whose disk is slow or full: what it tells its leader while work waits for the disk."""
 
+import asyncio
 import errno
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -62,6 +63,66 @@ async def test_no_round_begins_while_a_cut_waits_for_the_disk(
     assert (begun.end_offset, begun.synced_end_offset) == (3, 3)
     await leader.push(begun, leader_frame(b"w", base_offset=3, leader_epoch=1))
     await leader.reported(4)
+
+
+def spoil_second_batch(path: Path) -> None:
+    """Flip a bit of its header; there are four."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 4 + 12] ^= 1
+    path.write_bytes(content)
+
+
+async def test_rule_34_damage_met_by_a_cut_counts_though_its_round_is_over(
+    leader: ScriptedLeader, follower: BrokerNode, metadata: FakeMetadata, files: SlowFiles
+) -> None:
+    begun = await leader.begin()
+    await leader.push(begun, *(leader_frame(b"v", base_offset=n) for n in range(4)))
+    await leader.reported(4)
+    metadata.create_topic("others", [2], replicas=[(2, 1)])
+    others = await leader.begin()
+    metadata.change_partition("logs", 0, leader_epoch=2, isr=(2,))
+    begun = await begun_at(leader, 2)
+    log = follower.replica("logs").log
+    await asyncio.to_thread(spoil_second_batch, Path(log.segments.active.store.path))
+    files.hold_syncs()
+    await leader.push(others, leader_frame(b"v", base_offset=0))
+    await until(files.sync_begun.is_set)
+    await leader.push(begun, divergence={"epoch": 1, "end_offset": 3})
+    await until(lambda: follower.app.writer.has_jobs(log))
+    metadata.change_partition("logs", 0, leader_epoch=3, leader_id=None, isr=(), elr=(2,))
+    await leader.position(lambda one: one.leave)
+    files.syncing.set()
+    await until((Path(log.path) / "mark").exists)  # what has to be done was begun
+
+
+async def test_rule_15_a_cut_that_found_no_room_for_the_recovery_point_is_tried_again(
+    leader: ScriptedLeader,
+    follower: BrokerNode,
+    metadata: FakeMetadata,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun = await leader.begin()
+    await leader.push(begun, *(leader_frame(b"v", base_offset=n) for n in range(4)))
+    await leader.reported(4)
+    metadata.change_partition("logs", 0, leader_epoch=2, isr=(2,))
+    begun = await begun_at(leader, 2)
+    log = follower.replica("logs").log
+    lower = log.lower_recovery_point
+    refused: list[int] = []
+
+    def refuse_once(offset: int) -> None:
+        if not refused:
+            refused.append(offset)
+            raise OSError(errno.ENOSPC, "injected")
+        lower(offset)
+
+    monkeypatch.setattr(log, "lower_recovery_point", refuse_once)
+    await leader.push(begun, divergence={"epoch": 1, "end_offset": 3})
+    again = await leader.begin()
+    assert (refused, again.end_offset) == ([3], 4)
+    await leader.push(again, divergence={"epoch": 1, "end_offset": 3})
+    assert (await leader.begin()).end_offset == 3
+    assert follower.app.hosted.offline is None
 
 
 async def test_an_epoch_does_not_begin_where_the_records_before_it_found_no_room(
