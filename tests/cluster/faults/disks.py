@@ -49,6 +49,7 @@ class Disk:
         self.folder = folder
         self._image = image
         self._ballast = folder / "ballast"
+        self._is_filled = False
         with open(image, "wb") as file:
             file.truncate(megabytes << 20)
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,6 +59,8 @@ class Disk:
     def mount(self) -> None:
         """Mount it (again). Raises DisksForbidden."""
         _run("mount", "-o", "loop", str(self._image), str(self.folder))
+        if not self._is_filled:  # its removal may be among what was lost
+            self._ballast.unlink(missing_ok=True)
 
     def unmount(self) -> None:
         """Take it away; nobody may use it any more. Raises DisksForbidden if somebody does for
@@ -89,6 +92,7 @@ class Disk:
 
     def fill(self, leave_bytes: int) -> None:
         """Take all room but so much."""
+        self._is_filled = True
         status = os.statvfs(self.folder)
         size = max(0, status.f_bavail * status.f_frsize - leave_bytes)
         with open(self._ballast, "wb") as ballast:
@@ -105,6 +109,7 @@ class Disk:
 
     def empty(self) -> None:
         """Give the room back."""
+        self._is_filled = False
         self._ballast.unlink(missing_ok=True)
 
 
