@@ -325,9 +325,7 @@ class PySyncObjConsensus:
             self._call_on_loop(self._deliver, outcomes)
 
     def _take_status(self, status: ConsensusStatus) -> None:
-        silent_before = self.status().silent_until
-        self._status = status
-        if status.silent_until != silent_before:
+        if status.silent_until != self.status().silent_until:
             _log.warning(
                 "raft voter is silent: it lost entries that it had acknowledged"
                 if status.silent_until
@@ -336,6 +334,7 @@ class PySyncObjConsensus:
                 silent_until=status.silent_until,
                 commit_index=status.commit_index,
             )
+        self._status = status
 
     def _call_on_loop(self, function: object, *args: object) -> None:
         try:

@@ -134,11 +134,12 @@ class ControllerClient:
         return response.version
 
     async def describe_quorum(self) -> pb.DescribeQuorumResponse:
-        """The quorum as the leader sees it, or, without one, any node. Raises ServiceError."""
+        """The quorum as the leader sees it; without one as a node that knows of one, else as any
+        node. Raises ServiceError."""
         first = self.leader_address()
         others = [address for address in self._channels.addresses if address != first]
         error = ServiceError("UNAVAILABLE", "no metadata node answers")
-        answer: pb.DescribeQuorumResponse | None = None
+        best: pb.DescribeQuorumResponse | None = None
         for address in (first, *others):
             try:
                 answer = await self._channels.stub(address).DescribeQuorum(
@@ -149,11 +150,13 @@ class ControllerClient:
                 continue
             quorum = answer.quorum
             leader = next((one for one in quorum.nodes if one.node_id == quorum.leader_id), None)
-            if leader is None or leader.address == address:
+            if leader is not None and leader.address == address:
                 return answer
-        if answer is None:
+            if best is None or leader is not None:
+                best = answer
+        if best is None:
             raise error
-        return answer
+        return best
 
     async def _retrying(
         self,

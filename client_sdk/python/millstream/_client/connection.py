@@ -25,6 +25,8 @@ def channel_options(config: ClientConfig) -> list[tuple[str, int | str]]:
         # Notice a dead peer or a cut cable without waiting for TCP.
         ("grpc.keepalive_time_ms", config.keepalive_time_ms),
         ("grpc.keepalive_timeout_ms", config.keepalive_timeout_ms),
+        # Without it every ping is waited for one minute, whatever the line above says.
+        ("grpc.http2.ping_timeout_ms", config.keepalive_timeout_ms),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", config.reconnect_backoff_ms),

@@ -28,7 +28,12 @@ class Scripted(pb_grpc.ControllerServiceServicer):
         self.errors: list[ServiceError] = []
         self.requests: list[pb.ExecuteRequest] = []
         self.address = ""
+        # What it says of the quorum.
+        self.quorum = public.DescribeQuorumResponse()
         self._sessions = 0
+
+    async def DescribeQuorum(self, request, context):  # type: ignore[no-untyped-def]
+        return pb.DescribeQuorumResponse(quorum=self.quorum)
 
     async def Execute(self, request, context):  # type: ignore[no-untyped-def]
         self.requests.append(request)
@@ -101,6 +106,21 @@ async def test_an_absent_quorum_is_an_error_in_time() -> None:
         with pytest.raises(ServiceError) as caught:
             await client.execute(delete(), 200)
     assert caught.value.reason == "QUORUM_UNAVAILABLE"
+    await channels.close()
+
+
+async def test_the_quorum_is_described_by_its_leader_or_by_who_knows_of_one(
+    nodes: list[Scripted],
+) -> None:
+    channels, client = client_of(*(node.address for node in nodes))
+    nodes[0].quorum = public.DescribeQuorumResponse(term=1)  # woken up a moment ago
+    nodes[1].quorum = public.DescribeQuorumResponse(term=2, leader_id=2)
+    nodes[1].quorum.nodes.add(node_id=2, address=nodes[1].address)
+    assert (await client.describe_quorum()).quorum.term == 2
+    nodes[1].quorum.nodes[0].address = "127.0.0.1:1"  # it leads, but does not answer
+    assert (await client.describe_quorum()).quorum.leader_id == 2
+    nodes[1].quorum = public.DescribeQuorumResponse(term=3)
+    assert not (await client.describe_quorum()).quorum.HasField("leader_id")
     await channels.close()
 
 
