@@ -7,6 +7,7 @@ part would have to notice; what the rest of the command line means is as for ``m
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 from millstream_raft.journal import Journal
@@ -14,10 +15,16 @@ from millstream_raft.pysyncobj_consensus import PySyncObjConsensus
 from millstream_server.cli.main import main
 from millstream_server.local_cluster import NodePlan
 from millstream_server.local_cluster.supervisor import serve_command
+from millstream_server.node import settings
 
 
 def answer_reads_without_a_majority() -> None:
-    """A leader believes that it still leads, and asks nobody."""
+    """A leader believes that it still leads, and asks nobody; for longer than it would by its own
+    clock, for it must still believe that when a pause is over."""
+    real_config = settings.raft_config
+    settings.raft_config = lambda config: replace(
+        real_config(config), leader_fallback_ms=_BELIEVES_MS
+    )
     real = PySyncObjConsensus.barrier
 
     async def barrier(self: PySyncObjConsensus, timeout_ms: int) -> int:
@@ -45,6 +52,7 @@ def write_the_journal_late() -> None:
 
 
 _LATE_S = 0.5
+_BELIEVES_MS = 60_000
 _FAULTS = {
     fault.__name__: fault for fault in (answer_reads_without_a_majority, write_the_journal_late)
 }

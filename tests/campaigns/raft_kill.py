@@ -185,6 +185,8 @@ class Campaign:
         begin = time.monotonic()
         await asyncio.sleep(at_least_s)
         await self._until_probed(begin + _SENT_S)
+        # That one may have begun before the pause, and be known to the paused leader; not the next.
+        await self._until_probed(time.monotonic())
         known = Known(self.record.probed_value, self.record.probed_version)
         await paused.ask(self.record.probe_name)
         self.quorum.resume(leader)

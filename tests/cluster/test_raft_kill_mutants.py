@@ -11,7 +11,7 @@ from tests.campaigns.mutant import (
 )
 from tests.campaigns.raft_kill import ALL, BRIEF, VOTER, Campaign
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 async def test_stale_reads_of_a_resumed_leader_are_found(tmp_path: Path) -> None:
@@ -26,7 +26,11 @@ async def test_stale_reads_of_a_resumed_leader_are_found(tmp_path: Path) -> None
 
 
 async def test_acknowledged_writes_that_no_disk_holds_are_found(tmp_path: Path) -> None:
-    campaign = Campaign(tmp_path, seed=1, command=mutant_command(write_the_journal_late))
-    # The first one gives the topics time to reach the disks.
-    await campaign.run([VOTER] + [ALL] * 3, [])
-    assert campaign.tally.lost or campaign.tally.violations
+    command = mutant_command(write_the_journal_late)
+    for seed in range(1, 4):
+        campaign = Campaign(tmp_path / str(seed), seed=seed, command=command)
+        # The first one gives the topics time to reach the disks.
+        await campaign.run([VOTER] + [ALL] * 3, [])
+        if campaign.tally.broken:
+            return
+    pytest.fail("not found")
