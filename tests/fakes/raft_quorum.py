@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -14,6 +15,13 @@ from millstream_raft.raft_config import RaftConfig
 from millstream_server.runtime.system import SystemClock, SystemFiles
 
 CLUSTER_ID = "test-cluster"
+#: A leader is to lead on though the whole process stands still for a moment.
+PATIENT = RaftConfig(
+    heartbeat_interval_ms=80,
+    election_timeout_min_ms=1_500,
+    election_timeout_max_ms=3_000,
+    leader_fallback_ms=3_000,
+)
 
 
 class Ledger:
@@ -49,9 +57,14 @@ class Ledger:
 class Quorum:
     """Voters 1 to ``count``; each can be stopped and started again on its port and folder."""
 
-    def __init__(self, folder: Path, count: int, config: RaftConfig | None = None) -> None:
+    def __init__(
+        self, folder: Path, count: int, config: RaftConfig = PATIENT, *, eager: int | None = 1
+    ) -> None:
+        """The ``eager`` one stands for election soon, so that nobody waits long for the first
+        leader, and nobody disturbs it after that."""
         self._folder = folder
         self._config = config
+        self._eager = eager
         self.ids = tuple(range(1, count + 1))
         self.voters: dict[int, str] = {}
         self.nodes: dict[int, PySyncObjConsensus] = {}
@@ -90,6 +103,9 @@ class Quorum:
         self, node: int, ledger: Ledger, fail_stop: FailStop = stop_node
     ) -> PySyncObjConsensus:
         """A voter that is not started."""
+        config = self._config
+        if node == self._eager:
+            config = replace(config, election_timeout_min_ms=300, election_timeout_max_ms=600)
         return PySyncObjConsensus(
             node,
             self.voters,
@@ -100,7 +116,7 @@ class Quorum:
             clock=SystemClock(),
             random=Random(node),
             fail_stop=fail_stop,
-            config=self._config,
+            config=config,
         )
 
     def path(self, node: int) -> str:
