@@ -144,9 +144,10 @@ def identity(node_id: int, port: int, roles: set[str], incarnation: bytes) -> No
 
 @contextlib.asynccontextmanager
 async def running_cluster(
-    *, defaults: ClusterDefaults | None = None, session_timeout_ms: int = 1_000
+    *, defaults: ClusterDefaults | None = None, session_timeout_ms: int = 5_000
 ) -> AsyncIterator[MetadataCluster]:
-    """A metadata node that is the active controller, and whatever nodes are started in it."""
+    """A metadata node that is the active controller, and whatever nodes are started in it. A
+    session that a test does not wait for the end of outlives a moment in which nothing runs."""
     cluster = MetadataCluster(defaults or ClusterDefaults(), session_timeout_ms)
     await cluster.app.open()
     cluster.app.register(cluster.server)
