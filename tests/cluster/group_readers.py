@@ -1,6 +1,6 @@
 """Members of a group that write down what they get, for tests against real nodes.
 
-python -m tests.cluster.group_readers BOOTSTRAP GROUP TOPIC ROWS_FILE
+python -m tests.cluster.group_readers BOOTSTRAP GROUP TOPIC ROWS_FILE SESSION_TIMEOUT_MS
 """
 
 import asyncio
@@ -19,7 +19,8 @@ from millstream import AsyncConsumer, Consumer, MillstreamError, Producer, Topic
 _POLL_MS = 100
 OPTIONS: dict[str, Any] = {
     "auto_offset_reset": "earliest",
-    "session_timeout_ms": 3_000,
+    # Longer than a machine may be busy with something else.
+    "session_timeout_ms": 10_000,
     "auto_commit_interval_ms": 200,
 }
 
@@ -173,10 +174,12 @@ class AsyncReader(Reader):
 class ProcessReader:
     """A member in a process of its own, to be killed or interrupted."""
 
-    def __init__(self, address: str, group: str, topic: str, path: Path) -> None:
+    def __init__(
+        self, address: str, group: str, topic: str, path: Path, *, session_timeout_ms: int
+    ) -> None:
         self._path = path
         command = [sys.executable, "-m", "tests.cluster.group_readers", address, group, topic]
-        self.process = subprocess.Popen([*command, str(path)])
+        self.process = subprocess.Popen([*command, str(path), str(session_timeout_ms)])
 
     @property
     def rows(self) -> list[Delivery]:
@@ -244,11 +247,12 @@ class Writer(threading.Thread):
         return self.acknowledged
 
 
-def main(address: str, group: str, topic: str, path: str) -> None:
+def main(address: str, group: str, topic: str, path: str, session_timeout_ms: str) -> None:
     """Read as a process, writing `topic partition offset value` lines, until Ctrl-C."""
+    options = {**OPTIONS, "session_timeout_ms": int(session_timeout_ms)}
     with (
         open(path, "w", buffering=1) as rows,
-        Consumer(topic, bootstrap_servers=address, group_id=group, **OPTIONS) as consumer,
+        Consumer(topic, bootstrap_servers=address, group_id=group, **options) as consumer,
     ):
         try:
             for record in consumer:

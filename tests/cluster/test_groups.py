@@ -31,6 +31,10 @@ from tests.cluster.group_readers import (
     Writer,
 )
 
+# Time for a member to join and to get its first records.
+_JOINED_MS = 20_000
+_COMMITTED_S = 15.0
+
 
 def make_topic(node: EmbeddedNode, name: str, partitions: int = 4) -> None:
     with Admin(bootstrap_servers=node.address) as admin:
@@ -125,7 +129,7 @@ def test_a_member_that_leaves_while_it_joins_leaves_nothing_behind(
         with Consumer("ghosts", bootstrap_servers=shared_node.address, group_id="g-ghosts"):
             time.sleep(pause_s)
     member = Reader(shared_node.address, "g-ghosts", "ghosts", Ledger(), "member")
-    member.wait_owned(4, timeout_s=5)
+    member.wait_owned(4)
     member.leave()
 
 
@@ -133,12 +137,13 @@ def test_ctrl_c_commits_and_leaves(shared_node: EmbeddedNode, tmp_path: Path) ->
     make_topic(shared_node, "interrupted")
     writer, ledger = Writer(shared_node.address, "interrupted"), Ledger()
     place = (shared_node.address, "g-interrupted", "interrupted")
-    process = ProcessReader(*place, tmp_path / "rows")
+    # Its session would end too late for the other member.
+    process = ProcessReader(*place, tmp_path / "rows", session_timeout_ms=60_000)
     process.wait_rows(100)
     member = Reader(*place, ledger, "member")
     member.wait_owned(2)
     assert process.end(signal.SIGINT) == 0
-    member.wait_owned(4, timeout_s=2)
+    member.wait_owned(4)
     acknowledged = writer.stop()
     ledger.wait_for(acknowledged - {row.value for row in process.rows})
     member.leave()
@@ -151,14 +156,16 @@ def test_a_static_member_finds_its_partitions_again(shared_node: EmbeddedNode) -
     writer, ledger = Writer(shared_node.address, "static"), Ledger()
     place = (shared_node.address, "g-static", "static", ledger)
     first = Reader(*place, "first", group_instance_id="i1")
-    second = AsyncReader(*place, "second", group_instance_id="i2")
+    # It stays a member until somebody with its name is there.
+    lasting = {"group_instance_id": "i2", "session_timeout_ms": 60_000}
+    second = AsyncReader(*place, "second", **lasting)
     first.wait_owned(2)
     second.wait_owned(2)
     before = set(second.owned)
     second.leave()
     time.sleep(0.3)
     assert len(first.owned) == 2
-    again = Reader(*place, "again", group_instance_id="i2")
+    again = Reader(*place, "again", **lasting)
     again.wait_owned(2)
     assert again.owned == before
     ledger.wait_for(writer.stop())
@@ -177,10 +184,10 @@ def test_a_killed_members_partitions_are_read_on_by_others(
     writer, ledger = Writer(shared_node.address, "killed"), Ledger()
     place = (shared_node.address, "g-killed", "killed")
     member = Reader(*place, ledger, "member")
-    process = ProcessReader(*place, tmp_path / "rows")
+    process = ProcessReader(*place, tmp_path / "rows", session_timeout_ms=3_000)
     process.wait_rows(100)
     process.end(signal.SIGKILL)
-    member.wait_owned(4, timeout_s=6)
+    member.wait_owned(4)
     again = AsyncReader(*place, ledger, "again")
     again.wait_owned(2)
     ledger.wait_for(writer.stop() - {row.value for row in process.rows})
@@ -232,7 +239,7 @@ def test_a_coordinator_that_is_away_for_longer_than_the_session_loses_nothing(
         member.wait_owned(2)
     own_node.kill()
     for member in members:
-        member.wait_owned(0, timeout_s=3)
+        member.wait_owned(0)
     own_node.start()
     for member in members:
         member.wait_owned(2)
@@ -252,7 +259,7 @@ def test_topics_that_match_a_pattern_are_read_from_when_they_are_made(
     member = Reader(shared_node.address, "g-pattern", "^pat-.*", ledger, "member")
     for number in (1, 2):
         make_topic(shared_node, f"pat-{number}", 2)
-        member.wait_owned(2 * number, timeout_s=5)
+        member.wait_owned(2 * number)
         ledger.wait_for(produce(shared_node, f"pat-{number}", range(number, 100, 2), 2))
     member.leave()
     ledger.check_clean()
@@ -269,7 +276,7 @@ def test_added_partitions_are_shared(shared_node: EmbeddedNode) -> None:
         admin.create_partitions({"grown": 4})
     values = produce(shared_node, "grown", range(100), 4)
     for member in members:
-        member.wait_owned(2, timeout_s=5)
+        member.wait_owned(2)
     ledger.wait_for(values)
     for member in members:
         member.leave()
@@ -303,8 +310,10 @@ def test_an_assigned_partition_of_a_topic_made_again_is_committed(
     with Consumer(bootstrap_servers=shared_node.address, group_id="g-as", **OPTIONS) as consumer:
         consumer.assign([part])
         read_count(consumer, 100)
-        consumer.getmany(timeout_ms=300)
-        assert consumer.committed(part) == 100
+        deadline = time.monotonic() + _COMMITTED_S
+        while consumer.committed(part) != 100:
+            assert time.monotonic() < deadline, "it commits by itself"
+            consumer.getmany(timeout_ms=50)
         make_again(shared_node, "assigned", 1)
         produce(shared_node, "assigned", range(10), 1)
         read_count(consumer, 10)
@@ -327,7 +336,7 @@ def test_commits_go_forward_and_only_a_reset_goes_back(shared_node: EmbeddedNode
         assert consumer.committed(part) is None
         consumer.commit()
         consumer.seek(part, 10)
-        records = consumer.getmany(timeout_ms=5_000, max_records=3)[part]
+        records = consumer.getmany(timeout_ms=_JOINED_MS, max_records=3)[part]
         assert [record.offset for record in records] == [10, 11, 12]
         for offset in (13, 101):
             with pytest.raises(InvalidCommitOffsetError):
@@ -342,7 +351,7 @@ def test_commits_go_forward_and_only_a_reset_goes_back(shared_node: EmbeddedNode
         consumer.unsubscribe()
         admin.reset_group_offsets("g-positions", {part: 40})
         consumer.subscribe(["positions"])
-        records = consumer.getmany(timeout_ms=5_000, max_records=1)[part]
+        records = consumer.getmany(timeout_ms=_JOINED_MS, max_records=1)[part]
         assert records[0].offset == 40
 
 
@@ -357,7 +366,7 @@ def test_a_member_that_polls_too_rarely_loses_its_partitions_and_its_commit_says
         while not consumer.getmany(timeout_ms=1_000, max_records=10):
             pass
         member = Reader(shared_node.address, "g-slow", "slow", ledger, "member")
-        member.wait_owned(4, timeout_s=5)
+        member.wait_owned(4)
         ledger.wait_for(values)
         with pytest.raises(UnknownMemberError, match="lost slow-0"):
             consumer.commit()
@@ -370,11 +379,11 @@ def test_a_paused_member_keeps_its_partitions(shared_node: EmbeddedNode) -> None
     make_topic(shared_node, "paused", 1)
     part = TopicPartition("paused", 0)
     produce(shared_node, "paused", range(100), 1)
-    options = {**OPTIONS, "session_timeout_ms": 1_000, "group_id": "g-paused"}
+    options = {**OPTIONS, "session_timeout_ms": 4_000, "group_id": "g-paused"}
     with Consumer("paused", bootstrap_servers=shared_node.address, **options) as consumer:
-        records = consumer.getmany(timeout_ms=5_000, max_records=10)[part]
+        records = consumer.getmany(timeout_ms=_JOINED_MS, max_records=10)[part]
         consumer.pause(part)
-        assert consumer.getmany(timeout_ms=1_500) == {}
+        assert consumer.getmany(timeout_ms=5_000) == {}
         consumer.resume(part)
-        records += consumer.getmany(timeout_ms=5_000)[part]
+        records += consumer.getmany(timeout_ms=_JOINED_MS)[part]
         assert [record.offset for record in records] == list(range(100))
