@@ -12,13 +12,14 @@ import grpc
 
 from millstream import Admin
 from millstream_server.local_cluster import LocalCluster, NodePlan
+from tests.cluster.quorum_leader import agreed_leader
 from tests.fakes.authority import Authority, node_name
 
 CLUSTER_ID = "under-attack"
 METADATA, COORDINATORS = 3, 1
 # Only what callers do may change anything, not a machine that is busy for a moment.
-_PATIENT = {"raft.election.timeout.ms": 1_500, "broker.session.timeout.ms": 15_000}
-_WAIT_S = 10.0
+_PATIENT = {"raft.election.timeout.ms": 3_000, "broker.session.timeout.ms": 30_000}
+_WAIT_S = 30.0
 # The target is to refuse what is too large, not the caller.
 _OPTIONS = (("grpc.max_send_message_length", 64 << 20), ("grpc.use_local_subchannel_pool", 1))
 _REFUSED = re.compile(r"^millstream_refused_peers_total\{.*\} ([0-9.]+)$", re.MULTILINE)
@@ -55,6 +56,7 @@ class QuorumTarget:
     def __enter__(self) -> Self:
         self.cluster.start()
         self._admin = Admin.from_config(self.client_properties())
+        self.leader()  # or a node that has not heard of it yet might tell another world
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -82,8 +84,9 @@ class QuorumTarget:
         return self.channel(node, files)
 
     def leader(self) -> NodePlan:
-        """The leading metadata node."""
-        return self.cluster.node_by_id(self._admin.describe_quorum().leader_id or 0)
+        """The leading metadata node, once all of them know it."""
+        broker_id = METADATA + 1
+        return agreed_leader(self.cluster, lambda node: self.as_node(node, broker_id))
 
     def world(self) -> World:
         """As `metadata quorum describe` and `cluster describe` tell it."""
