@@ -55,11 +55,9 @@ def test_ctrl_c_ends_a_blocking_call(cluster: FakeCluster, wait: str) -> None:
         assert program.stdout is not None
         assert program.stdout.readline() == b"ready\n"
         time.sleep(0.3)  # let it get into the wait; the assertion holds either way
-        begun = time.monotonic()
         program.send_signal(signal.SIGINT)
-        assert program.wait(timeout=10) == 130
-        # The context gives records that wait one more second.
-        assert time.monotonic() - begun < 4
+        # By itself it would wait for a minute and longer.
+        assert program.wait(timeout=30) == 130
     finally:
         program.kill()
         program.communicate()

@@ -25,6 +25,7 @@ from millstream_raft.transport import (
 )
 from millstream_server.v1 import raft_pb2 as wire
 from millstream_server.v1 import raft_pb2_grpc
+from tests.fakes.waiting import until
 
 CLUSTER = "cluster"
 
@@ -201,11 +202,15 @@ async def test_refused_link_is_never_connected_and_says_why_once(receiver):
     link = make_link(receiver.address, heard, cluster_id="other")
     with capture_logs() as lines:
         link.start()
+        await until(lambda: bool(reasons(lines)))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(heard.connections.get(), 0.5)
         await link.stop()
-    told = [line for line in lines if line["event"] == "voter not reached"]
-    assert [line["why"] for line in told] == [f"this is node 1 of cluster {CLUSTER}"]
+    assert reasons(lines) == [f"this is node 1 of cluster {CLUSTER}"]
+
+
+def reasons(lines):
+    return [line["why"] for line in lines if line["event"] == "voter not reached"]
 
 
 def test_queue_drops_what_is_beyond_its_messages():

@@ -225,7 +225,7 @@ def test_interrupts_end_a_wait_at_once(server: Server) -> None:
         begun = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             reader.getone()
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 10
         server.fill(1, 1)
         assert reader.getone().offset == 0
 

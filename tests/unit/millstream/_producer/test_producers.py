@@ -110,7 +110,7 @@ async def test_async_delivery_timeout_is_told_and_marked_indeterminate(
     cluster: FakeCluster,
 ) -> None:
     cluster.always = Fault(append=True, hold=threading.Event())
-    options = _options(cluster, request_timeout_ms=200, delivery_timeout_ms=500)
+    options = _options(cluster, request_timeout_ms=500, delivery_timeout_ms=3_000)
     async with AsyncProducer(**options) as producer:
         with pytest.raises(TimedOutError) as caught:
             await producer.send_and_wait("t", b"1", partition=0)
@@ -141,7 +141,7 @@ async def test_async_send_waits_for_room_and_nowait_refuses(cluster: FakeCluster
 
 async def test_async_room_that_never_comes_is_an_error(cluster: FakeCluster) -> None:
     cluster.always = Fault(append=True, hold=threading.Event())
-    options = _options(cluster, buffer_memory=16_384, batch_size=4_096, max_block_ms=50)
+    options = _options(cluster, buffer_memory=16_384, batch_size=4_096, max_block_ms=500)
     producer = AsyncProducer(**options)
     await producer.start()
     for _ in range(16):

@@ -321,7 +321,7 @@ async def test_a_publish_waits_for_the_leader_that_is_being_elected(
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(asyncio.shield(publishing), 0.1)
     metadata.change_partition("logs", 0, leader_id=1, leader_epoch=3)
-    response = await asyncio.wait_for(publishing, 3)
+    response = await asyncio.wait_for(publishing, 10)
     assert response.records[0].offset == 0
 
 

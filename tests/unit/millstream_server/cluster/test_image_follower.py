@@ -20,7 +20,8 @@ from tests.fakes import metadata_images as images
 from tests.fakes.image_servers import ImageServer, image_servers
 from tests.fakes.metadata_cluster import METADATA_NODE_ID, identity, running_cluster
 
-LIMIT_MS = 200
+# Longer than a busy machine keeps a node from its pulses.
+LIMIT_MS = 1_000
 
 
 def history(length: int) -> list[Image]:
@@ -97,7 +98,7 @@ async def test_a_node_without_a_pulse_may_be_silent() -> None:
         quiet.pulses.clear()
         async with following((quiet, other)) as (followed, _):
             await followed.wait_for_version(image.version, 5_000)
-            await asyncio.sleep(3 * LIMIT_MS / 1000)
+            await asyncio.sleep(2 * LIMIT_MS / 1000)
             assert other.watches == 0
 
 
@@ -118,7 +119,7 @@ async def test_a_node_that_was_left_behind_is_left_for_the_one_named() -> None:
 
 async def test_a_session_survives_the_isolation_of_the_node_that_was_followed() -> None:
     """The followed node goes on pulsing but learns nothing: the controller's answers tell."""
-    async with running_cluster(session_timeout_ms=1_500) as cluster, image_servers(1) as (alone,):
+    async with running_cluster(session_timeout_ms=6_000) as cluster, image_servers(1) as (alone,):
         alone.leader_address = cluster.address
         view = ClusterView(
             identity(1, alone.port, {"broker"}, b"i" * 16),
@@ -126,7 +127,7 @@ async def test_a_session_survives_the_isolation_of_the_node_that_was_followed() 
             clock=SystemClock(),
             random=random.Random(1),
             config=ClusterConfig(
-                session_timeout_ms=1_500, reconnect_ms_min=5, image_age_ms_max=LIMIT_MS
+                session_timeout_ms=6_000, reconnect_ms_min=5, image_age_ms_max=LIMIT_MS
             ),
             registration=NodeRegistration(directory_id=b"d" * 16),
         )
