@@ -2,13 +2,14 @@
 
 import asyncio
 import copy
-import socket
 import sys
 import time
 import uuid
+import weakref
 from pathlib import Path
 from typing import Any
 
+from millstream_server.local_cluster import ReservedPorts
 from millstream_server.local_cluster.process import NodeProcess
 from millstream_server.local_cluster.readiness import is_ready
 from millstream_server.node.config_sources import load_config
@@ -18,23 +19,13 @@ from millstream_server.runtime.system import SystemFiles
 _POLL_S = 0.01
 
 
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody uses at this moment."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-
-
 class EmbeddedNode:
     """Formats a folder, then runs ``millstream serve`` in it. Not running after construction."""
 
     def __init__(self, folder: Path, **config: Any) -> None:
-        port, self.admin_port = free_ports(2)
+        self._ports = ReservedPorts()
+        port, self.admin_port = self._ports.take_all([0, 0])
+        weakref.finalize(self, self._ports.close)
         self.folder = folder
         self.address = f"127.0.0.1:{port}"
         self.log_path = folder / "node.log"
@@ -60,7 +51,7 @@ class EmbeddedNode:
     def sibling(self) -> "EmbeddedNode":
         """Another process on the same folder with ports of its own, not running."""
         other = copy.copy(self)
-        port, other.admin_port = free_ports(2)
+        port, other.admin_port = self._ports.take_all([0, 0])
         other.address = f"127.0.0.1:{port}"
         other.log_path = self.folder / "sibling.log"
         ports = {

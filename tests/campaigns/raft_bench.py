@@ -20,9 +20,9 @@ from millstream_server.cluster.config import ClusterConfig
 from millstream_server.cluster.followed_image import FollowedImage
 from millstream_server.cluster.image_follower import ImageFollower
 from millstream_server.cluster.metadata_channels import MetadataChannels
+from millstream_server.local_cluster import ReservedPorts
 from millstream_server.runtime.identity import NodeIdentity
 from millstream_server.runtime.logs import configure_logging
-from tests.campaigns.embedded import free_ports
 from tests.campaigns.figures import ROOT, cpu_seconds, integer, print_result, progress
 from tests.campaigns.raft_voter import CLUSTER_ID
 
@@ -99,7 +99,8 @@ class Quorum:
     """Three voters."""
 
     def __init__(self, folder: Path) -> None:
-        self.addresses = [f"127.0.0.1:{port}" for port in free_ports(3)]
+        self._ports = ReservedPorts()
+        self.addresses = [f"127.0.0.1:{port}" for port in self._ports.take_all([0] * 3)]
         self.refusals = 0
         self.voters = [VoterProcess(folder, node, self.addresses) for node in (1, 2, 3)]
 
@@ -112,6 +113,7 @@ class Quorum:
         """End all."""
         for voter in self.voters:
             await voter.kill()
+        self._ports.close()
 
     async def leader(self) -> VoterProcess:
         """The active controller, once there is one."""
