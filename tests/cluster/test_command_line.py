@@ -155,7 +155,7 @@ def test_errors_are_one_sentence(shell: Shell):
     assert (code, out) == (64 + 5, "")
     assert err.startswith("millstream: topic 'nowhere' does not exist; ")
     assert err.count("\n") == 1
-    code, _, err = shell.run("topic", "list", "-b", "127.0.0.1:1", "--timeout", "1")
+    code, _, err = shell.run("topic", "list", "-b", "127.0.0.1:1", "--timeout", "5")
     assert (code, "start one with `millstream up`" in err) == (64 + 14, True)
     assert shell.run("health", "-b", "127.0.0.1:1", "--timeout", "1")[0] == 2
 

@@ -29,6 +29,8 @@ from tests.cluster.replicated import (
     wait_until,
 )
 
+pytestmark = pytest.mark.timeout(600)
+
 DISK_MB = 96
 VALUE = b"x" * 50_000
 
@@ -55,9 +57,10 @@ def mounted(folder: Path) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def fill(address: str) -> int:
-    """Produce until the disk is full; the number of acknowledged records, or less."""
-    acknowledged = 0
+def fill(address: str) -> tuple[int, int]:
+    """Produce until the disk is full; how many records were acknowledged, and of how many nobody
+    knows."""
+    acknowledged = unknown = 0
     with Producer(
         bootstrap_servers=address, delivery_timeout_ms=2000, request_timeout_ms=1000
     ) as producer:
@@ -66,9 +69,9 @@ def fill(address: str) -> int:
                 producer.send_and_wait("full", VALUE)
                 acknowledged += 1
             except TimedOutError:
-                pass  # it waited for a follower whose disk is full
+                unknown += 1  # it waited for a follower whose disk is full, or for a busy machine
             except DiskFullError:
-                return acknowledged
+                return acknowledged, unknown
     pytest.fail("the disk never got full")
 
 
@@ -97,15 +100,16 @@ def test_a_full_disk(small_disk: Path) -> None:
     try:
         with Admin(bootstrap_servers=node.address) as admin:
             admin.create_topics([NewTopic("full", 1)])
-        acknowledged = fill(node.address)
+        acknowledged, unknown = fill(node.address)
         assert acknowledged > 100
-        assert count(node.address) == acknowledged
+        kept = count(node.address)
+        assert acknowledged <= kept <= acknowledged + unknown
         filler.unlink()
         with Producer(bootstrap_servers=node.address, delivery_timeout_ms=40_000) as producer:
             producer.send_and_wait("full", VALUE)
         node.kill()
         node.start()
-        assert count(node.address) == acknowledged + 1
+        assert count(node.address) == kept + 1
     finally:
         node.stop()
 
@@ -170,7 +174,7 @@ def test_where_no_disk_has_room_leads_stay_and_records_can_be_read(tmp_path: Pat
                     lambda: sample(cluster, "metadata-1", "millstream_refusing_disks") == 1,
                     "the controller knows that the follower's disk is full",
                 )
-        acknowledged = 20 + fill(address)
+        acknowledged = 20 + fill(address)[0]
         end = time.monotonic() + 10  # longer than leads take to leave a full disk
         while time.monotonic() < end:
             assert count(address) >= acknowledged
@@ -193,4 +197,4 @@ def test_a_node_without_room_to_start_says_why(small_disk: Path, tmp_path: Path)
     node = EmbeddedNode(tmp_path / "node", data_dir=str(small_disk / "data"))
     fill_up(small_disk / "filler")
     with pytest.raises(RuntimeError, match="No space left on device"):
-        node.start(timeout_s=20)
+        node.start(timeout_s=60)

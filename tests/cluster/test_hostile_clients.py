@@ -17,6 +17,7 @@ from millstream_server.v1 import raft_pb2 as raft
 from tests.campaigns.embedded import EmbeddedNode
 from tests.campaigns.figures import rss_megabytes
 from tests.cluster.plain_client import PlainClient, encode, refusal_of
+from tests.cluster.replicated import wait_until
 
 MIB = 1024 * 1024
 BATCHES = 28
@@ -51,7 +52,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlainClient]:
 def others_do_not_notice(client: PlainClient) -> Iterator[None]:
     with client.unchanged():
         yield
-    assert is_ready("127.0.0.1", client.node.admin_port)
+    wait_until(lambda: is_ready("127.0.0.1", client.node.admin_port), "it is ready")
 
 
 def call(client: PlainClient, name: str, body: bytes) -> Any:

@@ -157,14 +157,28 @@ def scrapes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scrapes]:
                 left -= sum(map(len, batches.values()))
             consumer.commit()
             found = Scrapes(cluster)
-            deadline = time.monotonic() + 20
-            while (
-                sum(found.values("millstream_consumer_group_committed_offset")) < RECORDS
-                or len(found.values("millstream_consumer_group_lag_records")) < 3
-            ) and time.monotonic() < deadline:
+            deadline = time.monotonic() + 60
+            while not settled(found) and time.monotonic() < deadline:
                 time.sleep(0.2)
                 found = Scrapes(cluster)
             yield found
+
+
+def settled(scrapes: Scrapes) -> bool:
+    """True once the nodes tell of all that was done; each of them does so a little later, and a
+    quorum may elect anew meanwhile."""
+
+    def total(series: str, **labels: str) -> float:
+        return sum(scrapes.values(f"millstream_{series}", **labels))
+
+    return (
+        total("consumer_group_committed_offset") >= RECORDS
+        and len(scrapes.values("millstream_consumer_group_lag_records")) >= 3
+        and total("active_controller") == 1
+        and total("raft_state", state="leader") == 1
+        and total("replica_lag_records") == 0
+        and total("partition_high_watermark", topic="logs") == REPLICAS * RECORDS
+    )
 
 
 def test_every_process_has_every_series_of_its_role(scrapes: Scrapes) -> None:

@@ -109,6 +109,7 @@ def test_a_drained_broker_leads_nothing_until_it_starts_again(cluster: LocalClus
         writer.wait_for_more(100)
         cluster.kill(name)
         cluster.restart(name)
+        cluster.wait_ready()  # or it may still count as in sync since before it was killed
         wait_in_sync(cluster)
         millstream(cluster, "partition", "elect", "--all")
         writer.wait_for_more(100)
