@@ -11,6 +11,7 @@ from pathlib import Path
 from millstream_server.local_cluster.process import NodeProcess
 
 _END_S = 45.0
+_NOTED_S = 90.0
 
 
 @dataclass
@@ -49,6 +50,18 @@ class Fleet:
         (self.folder / "notes").mkdir(parents=True, exist_ok=True)
         self._clients[name] = _Runner(role, options)
         self.restart(name)
+
+    def wait_noted(self, role: str) -> None:
+        """Wait until every client of a role has noted something: on a busy machine its process
+        takes its time. Raises TimeoutError."""
+        deadline_s = time.monotonic() + _NOTED_S
+        for name in self.names(role):
+            while not any(
+                path.name.startswith(f"{name}.") and path.stat().st_size for path in self.notes
+            ):
+                if time.monotonic() > deadline_s:
+                    raise TimeoutError(f"{name} noted nothing: {self.obituary(name)}")
+                time.sleep(0.05)
 
     def restart(self, name: str) -> None:
         """Start a client that ended, as another one: it knows nothing of what it did."""

@@ -136,6 +136,7 @@ class World:
         start(_READER, "reader", topics=self.topic_list)
         for number in (1, 2):
             start(f"member-{number}", "member", topics=f"{FSYNC}/{self.topics[FSYNC]}", group=GROUP)
+        self.fleet.wait_noted("writer")
 
     @property
     def topic_list(self) -> str:
