@@ -13,7 +13,7 @@ from tests.campaigns.damage import CONFIG, damage
 from tests.cluster.damages import is_sound, log_folder
 from tests.cluster.replicated import TOPIC, partitions, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_one_brokers_damaged_files_are_repaired_from_its_peers(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ KEYS = [
     "out_of_order", "committed_lag", "records_per_second", "seconds", "ack_gap_ms_max",
 ]  # fmt: skip
 ZEROS = KEYS[3:8]
-RUN_TIMEOUT_S = 110
+RUN_TIMEOUT_S = 300
+
+pytestmark = pytest.mark.timeout(600)
 
 
 def environment(tmp_path: Path, **variables: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ import pytest
 from tests.campaigns.quorum_damage import Damage, Fate, flip_bit, truncate
 from tests.campaigns.raft_kill import ALL, BRIEF, LEADER, PAUSE, Campaign
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 async def run(

@@ -18,6 +18,8 @@ from tests.cluster.replicated import (
     wait_until,
 )
 
+pytestmark = pytest.mark.timeout(600)
+
 BROKERS = ("broker-1", "broker-2", "broker-3")
 
 
