@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 
@@ -44,16 +45,22 @@ def run(address: str, topic: str) -> list[dict[str, object]]:
             timeout=20,
         )
         assert [item.offset for item in published.records] == [0, 1, 2], published
-        stream = stub.Subscribe(
-            broker.SubscribeRequest(
-                topic=topic,
-                start=broker.Position(earliest=True),
-                stop=broker.Position(latest=True),
-                text=True,
-            ),
-            timeout=20,
+        request = broker.SubscribeRequest(
+            topic=topic,
+            start=broker.Position(earliest=True),
+            stop=broker.Position(latest=True),
+            text=True,
         )
-        return [describe(item) for response in stream for item in response.records]
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                stream = stub.Subscribe(request, timeout=20)
+                return [describe(item) for response in stream for item in response.records]
+            except grpc.RpcError as error:
+                # The topic has just been made, and its other partitions may still be opened.
+                if error.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
 
 def describe(item: object) -> dict[str, object]:
