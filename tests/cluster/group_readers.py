@@ -108,8 +108,9 @@ class Reader(threading.Thread):
         if self.error is not None:
             raise self.error
 
-    def wait_owned(self, count: int, timeout_s: float = 15.0) -> None:
-        """Wait until it owns so many partitions."""
+    def wait_owned(self, count: int, timeout_s: float = 40.0) -> None:
+        """Wait until it owns so many partitions; for longer than a session, which a member may
+        leave behind that a busy machine kept from its join."""
         deadline = time.monotonic() + timeout_s
         while len(self.owned) != count:
             assert time.monotonic() < deadline, f"{self.name} owns {self.owned}, not {count}"

@@ -360,7 +360,7 @@ def test_a_member_that_polls_too_rarely_loses_its_partitions_and_its_commit_says
 ) -> None:
     make_topic(shared_node, "slow")
     values = produce(shared_node, "slow", range(200), 4)
-    options = {**OPTIONS, "max_poll_interval_ms": 1_000, "group_id": "g-slow"}
+    options = {**OPTIONS, "max_poll_interval_ms": 3_000, "group_id": "g-slow"}
     ledger = Ledger()
     with Consumer("slow", bootstrap_servers=shared_node.address, **options) as consumer:
         while not consumer.getmany(timeout_ms=1_000, max_records=10):
