@@ -6,7 +6,7 @@ import subprocess
 
 from tests.cluster.faults.fault import Fault, NotPossibleNow
 from tests.cluster.faults.process_faults import OpenFiles
-from tests.cluster.faults.world import REPLICAS
+from tests.cluster.faults.world import REPLICAS, World
 
 
 class FullDisk(Fault):
@@ -32,6 +32,7 @@ class ReadOnlyDisk(Fault):
     def begin(self) -> tuple[str, float]:
         """For 3 to 15 s."""
         self._name = self.choose("broker")
+        _check_others_hold_everything(self.world)
         self.hold(self._name)
         self.world.disks[self._name].make_read_only()
         return f"disk of {self._name} read-only", self.random.uniform(3, 15)
@@ -45,6 +46,14 @@ class ReadOnlyDisk(Fault):
         self.world.restart(self._name)
         self.world.release(self._name)
         return True
+
+
+def _check_others_hold_everything(world: World) -> None:
+    """Whoever's disk fails leaves every set (invariant 6): after two in a row nobody would be left
+    that could lead without an operator's order. Raises NotPossibleNow."""
+    ending = {ReadOnlyDisk.__name__, FailedSync.__name__}
+    if ending & set(world.held.values()) or not world.is_covered():
+        raise NotPossibleNow("a partition has one copy in sync, or another disk fails")
 
 
 class NoDescriptorsOrReadOnly(Fault):
@@ -91,9 +100,7 @@ class FailedSync(_Traced):
     def begin(self) -> tuple[str, float]:
         """From the first or a later sync on, for 2 to 6 s."""
         self._name = self.choose("broker")
-        # Whoever fails leaves every set for good: of two in a row nobody would be left to lead.
-        if not self.world.is_covered(type(self).__name__):
-            raise NotPossibleNow("a partition has one copy in sync, or another disk fails")
+        _check_others_hold_everything(self.world)
         when = self.random.choice(("1+", "3", "10+"))
         self.attach(self._name, f"error=EIO:when={when}")
         self.hold(self._name)
