@@ -31,9 +31,9 @@ _ACCEPTED = ("raft-hello", "accepted")
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     # A dead host must be noticed sooner than by TCP; a live one answers pings by itself.
     ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 30_000),
     # Without it every ping is waited for one minute, whatever the line above says.
-    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 30_000),
     # A restarted voter should be heard within an election, not after gRPC's default of 20 s.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 300),

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 
 import grpc
@@ -14,6 +13,7 @@ from millstream._client.config import ClientConfig
 from millstream._client.connection import channel_options
 from millstream_raft.transport import CHANNEL_OPTIONS
 from millstream_server.runtime.channels import OPTIONS
+from millstream_server.runtime.grpc_server import SERVER_OPTIONS
 
 _SERVER = """
 import time
@@ -47,41 +47,21 @@ def server() -> Iterator[tuple[int, int]]:
     process.communicate()
 
 
-def ends_with(port: int, options: Sequence[tuple[str, int | str]], told: threading.Event) -> object:
-    """The status of a stream over a channel of these options; ``told`` once it is open."""
-    with grpc.insecure_channel(f"127.0.0.1:{port}", options=list(options)) as channel:
-        stream = channel.unary_stream("/test/Stream")(b"", timeout=_GIVEN_UP_S)
-        try:
-            assert next(stream) == b"there"
-            told.set()
-            next(stream)
-        except grpc.RpcError as error:
-            return error.code()  # type: ignore[attr-defined]
-    return None
-
-
-def test_a_stopped_process_is_noticed_by_every_kind_of_connection(server: tuple[int, int]) -> None:
+def test_a_client_gives_up_a_process_that_is_stopped(server: tuple[int, int]) -> None:
     pid, port = server
-    kinds = {
-        "client": channel_options(ClientConfig(keepalive_time_ms=5_000)),
-        "node": OPTIONS,
-        "voter": CHANNEL_OPTIONS,
-    }
-    found: dict[str, object] = {}
-    opened = {kind: threading.Event() for kind in kinds}
-    threads = [
-        threading.Thread(
-            target=lambda kind=kind: found.update(
-                {kind: ends_with(port, kinds[kind], opened[kind])}
-            )
-        )
-        for kind in kinds
-    ]
-    for thread in threads:
-        thread.start()
-    for event in opened.values():
-        assert event.wait(30)
-    os.kill(pid, signal.SIGSTOP)
-    for thread in threads:
-        thread.join()
-    assert found == dict.fromkeys(kinds, grpc.StatusCode.UNAVAILABLE)
+    options = channel_options(ClientConfig(keepalive_time_ms=5_000, keepalive_timeout_ms=1_000))
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+        stream = channel.unary_stream("/test/Stream")(b"", timeout=_GIVEN_UP_S)
+        assert next(stream) == b"there"
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(stream)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    "options", [OPTIONS, CHANNEL_OPTIONS, SERVER_OPTIONS], ids=["node", "voter", "server"]
+)
+def test_nodes_wait_for_a_ping_as_long_as_they_say(options: Sequence[tuple[str, object]]) -> None:
+    given = dict(options)
+    assert given["grpc.http2.ping_timeout_ms"] == given["grpc.keepalive_timeout_ms"]

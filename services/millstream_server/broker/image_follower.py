@@ -86,7 +86,6 @@ class ImageFollower:
         if self._refused or self._undeleted:
             self._changed.update(self._refused)
             self._removed.extend(self._undeleted.values())
-            self._undeleted.clear()
             self._wake.set()
 
     async def run(self) -> None:
@@ -107,7 +106,8 @@ class ImageFollower:
                     self._storage_failed(key, error)
                 except Exception:  # noqa: BLE001
                     # One partition that cannot be served must not stop all the others.
-                    _log.exception("partition cannot be served", key=f"{key[0].hex()}-{key[1]}")
+                    if key not in self._refused:
+                        _log.exception("partition cannot be served", key=f"{key[0].hex()}-{key[1]}")
                     self._refused[key] = None
             self._tell_orphans()
 
@@ -133,11 +133,15 @@ class ImageFollower:
         if self._hosted.offline is not None or not self._registered():
             if replica is not None and state.leader_id != self._node_id:
                 self._follow(replica, state)
+            if replica is not None and isinstance(replica.log.failure, LogDamagedError):
+                await self._mark(key)
             return
         if replica is None:
             replica = await self._open(topic, state)
         else:
             self._configure(replica, topic)
+        if not isinstance(replica.log.failure, LogDamagedError):
+            self._damage_met.pop(key, None)
         if self._may_cut(key, state):
             replica = await self._cut_damage(replica, topic, state)
         elif isinstance(replica.log.failure, LogDamagedError):
@@ -152,15 +156,18 @@ class ImageFollower:
         else:
             self._follow(replica, state)
 
+    async def _mark(self, key: _Key) -> None:
+        """Never forget damage, should the process end before all is done. Raises StorageError."""
+        await run_job(self._upkeep, partial(self._hosted.directory.mark_damaged_log, *key))
+
     async def _repair(self, replica: Replica, topic: TopicState, state: PartitionState) -> Replica:
-        """Rot was found: never led from, never cut, and never forgotten, should the process end
-        before all is done (invariant 34)."""
-        mark = self._hosted.directory.mark_damaged_log
+        """Rot was found: never led from, never cut (invariant 34)."""
         try:
-            await run_job(self._upkeep, partial(mark, topic.topic_id, state.number))
-        finally:  # a disk that takes no mark is asked again
-            replica = await self._leave_damaged(replica, topic, state)
-        return replica
+            await self._mark((topic.topic_id, state.number))
+        except StorageError:  # the disk is asked again
+            await self._leave_damaged(replica, topic, state)
+            raise
+        return await self._leave_damaged(replica, topic, state)
 
     async def _leave_damaged(
         self, replica: Replica, topic: TopicState, state: PartitionState
@@ -336,6 +343,7 @@ class ImageFollower:
 
     async def _delete(self, topic: TopicState) -> None:
         """A topic was deleted: take its logs out of use; they are removed after a while."""
+        known = self._undeleted.pop(topic.topic_id, None) is not None
         for number in range(len(topic.partitions)):
             key = (topic.topic_id, number)
             replica = self._hosted.replicas.get(key)
@@ -346,12 +354,16 @@ class ImageFollower:
             try:
                 await run_job(self._upkeep, partial(self._hosted.directory.set_aside_log, *key))
             except StorageError as error:
+                if not known:
+                    _log.error("log not set aside", topic=topic.name, error=str(error))
                 self._undeleted[topic.topic_id] = topic
-                self._storage_failed(key, error)
                 continue
             self.set_aside_ms.append(self._hosted.clock.monotonic_ms())
             _log.info("log set aside", topic=topic.name, partition=number)
-        self._hosted.counters.topics.pop(topic.name, None)
+        if self._hosted.directory.offline_reason is not None:
+            self._hosted.go_offline(self._hosted.directory.offline_reason)
+        if topic.name not in self.image.topic_ids:  # else another has its name by now
+            self._hosted.counters.topics.pop(topic.name, None)
 
     def _storage_failed(self, key: _Key, error: StorageError) -> None:
         replica = self._hosted.replicas.get(key)
@@ -380,10 +392,9 @@ class ImageFollower:
 
     def orphans(self) -> list[_Key]:
         """Logs of partitions that the image does not know, or not here."""
-        image = self.image
-        found = []
-        for key in self._hosted.directory.logs:
-            state = image.partition(*key)
-            if state is None or self._node_id not in state.replicas:
-                found.append((key[0], key[1]))
-        return found
+        image, node_id = self.image, self._node_id
+        return [
+            (topic_id, number)
+            for topic_id, number in self._hosted.directory.logs
+            if (state := image.partition(topic_id, number)) is None or node_id not in state.replicas
+        ]

@@ -20,9 +20,10 @@ OPTIONS: ChannelOptions = (
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     # A dead host must be noticed although nothing is sent to it; its sessions need it sooner.
     ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    # Without it every ping is waited for one minute, whatever the line above says.
-    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 30_000),
+    # Without it every ping is waited for one minute, whatever the line above says. It counts for
+    # gRPC's own pings too, whose answers queue behind what a slow link has not taken yet.
+    ("grpc.http2.ping_timeout_ms", 30_000),
     # A restarted node must be found again at once, not after the default two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),

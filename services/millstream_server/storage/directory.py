@@ -80,6 +80,8 @@ class LogDirectory:
         self.previous_node_epoch: int | None = None
         # True if the directory was left by ``close`` under ``previous_node_epoch``, or is new.
         self.clean_shutdown = False
+        # True once the controller knows how the directory was left.
+        self._is_told = False
         # What ``open`` had to do.
         self.recovery = RecoveryProgress()
         self.logs: dict[tuple[bytes, int], Log] = {}
@@ -112,6 +114,7 @@ class LogDirectory:
             self.previous_node_epoch = recorded
             self._node_epoch = recorded or 0
             self.clean_shutdown = is_new or marker == self._node_epoch
+            self._is_told = self.clean_shutdown
             self._points.load()
             self._collect_leftovers(names)
             self.recovery = RecoveryProgress(logs_total=len(keys))
@@ -278,13 +281,13 @@ class LogDirectory:
             raise self.health.refusal("setting a log aside", error) from error
         del self.logs[log.key]
         log.retire()
+        self._points.drop(name)
+        if not damaged:
+            self.trash.take([aside])
         try:
             self._files.sync_directory(self.path)
         except OSError as error:
             raise self.health.refusal("setting a log aside", error) from error
-        if not damaged:
-            self.trash.take([aside])
-        self._points.drop(name)
         self.save_points()  # points without a log do no harm: a full disk may keep them for now
         return True
 
@@ -324,6 +327,7 @@ class LogDirectory:
         except OSError as error:
             raise self.health.refusal("recording the node epoch", error) from error
         self._node_epoch = epoch
+        self._is_told = True
 
     def mark_damaged_log(self, topic_id: bytes, partition: int) -> None:
         """Remember durably that a log is damaged, should the process end before it was set aside.
@@ -352,7 +356,8 @@ class LogDirectory:
     def close(self) -> None:
         """Sync all logs, write snapshots, recovery points and the clean-shutdown marker; close the
         files. The writer must be idle. Without the marker if the directory is offline or a step
-        fails; a later start then recovers."""
+        fails, or if this start followed an unclean stop that nobody has heard of; a later start
+        then recovers."""
         clean = self.health.failure is None
         for log in self.logs.values():
             try:
@@ -367,6 +372,8 @@ class LogDirectory:
         if clean and self.health.failure is None:
             try:
                 self._points.save()
+                if not self._is_told:
+                    return
                 self._checkpoints.write_clean_shutdown(self._node_epoch)
             except OSError as error:
                 self.health.refusal("leaving the clean-shutdown marker", error)

@@ -208,6 +208,7 @@ def _facts(log: Log, segment: Segment) -> SegmentFacts:
     try:
         segment.load_times(segment.tail.next_offset)
     except (DamageError, FileNotFoundError) as error:
+        log.check_gone()
         path = segment.store.path
         damage = LogDamagedError(
             f"{path} is damaged {error}", offset=segment.base_offset, path=path
@@ -281,7 +282,6 @@ def truncate(log: Log, offset: int) -> int:
                 log.segments.truncate(offset, interval)
             end = log.segments.active.tail.next_offset
             log.reset_written_state(end, replay_producers(log, end))
-        log.lower_recovery_point(end)
     except DamageError as error:
         path = log.segments.active.store.path
         damage = LogDamagedError(f"{path} is damaged {error}", offset=offset, path=path)
@@ -291,6 +291,10 @@ def truncate(log: Log, offset: int) -> int:
         log.check_gone()
         # Half of the cut may be done: only a restart can tell.
         raise health.fail("truncating a log", error) from error
+    try:
+        log.lower_recovery_point(end)  # below the target, if that lies within a batch
+    except OSError as error:
+        raise _refused(log, "lowering the recovery point", error) from error
     _trim_epochs(log, end)
     return end
 
@@ -310,6 +314,9 @@ def restart(log: Log, offset: int) -> int:
         raise OffsetOutOfRangeError(offset, log.start_offset, log.end_offset)
     try:
         log.lower_recovery_point(min(offset, log.start_offset))
+    except OSError as error:
+        raise _refused(log, "lowering the recovery point", error) from error
+    try:
         log.snapshots.drop_above(-1)
         log.save_epochs(EpochHistory())
         with _cutting(log):

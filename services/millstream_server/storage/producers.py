@@ -193,8 +193,9 @@ class ProducerTable:
 
     def forget_below(self, start_offset: int, silence_ms: int) -> list[int]:
         """Drop producers whose last record was deleted, and which appended nothing for so long
-        before the newest append of all; return their ids. A producer that is heard of still may
-        be repeating what was deleted (KIP-360)."""
+        before the newest append of theirs; return their ids. A producer that is heard of still may
+        be repeating what was deleted (KIP-360). What is forgotten depends on when this is called;
+        whom it concerns, every leader takes for unknown anyway."""
         newest_ms = max(
             (one.batches[-1].append_timestamp_ms for one in self._states.values()), default=0
         )

@@ -73,6 +73,7 @@ class LogReader:
         try:
             return action()
         except FileNotFoundError as error:
+            log.check_gone()
             log.check()
             self._check_not_cut(generation)
             if segment.base_offset < log.start_offset:

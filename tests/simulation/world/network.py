@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.simulation.world.server import SimServer
 
 # A silent peer is given up after keepalive_time and keepalive_timeout of the channels.
-KEEPALIVE_S = 13.0
+KEEPALIVE_S = 40.0
 
 
 class Link:

@@ -44,7 +44,10 @@ class ClientConfig:
         10_000, "Ping a silent connection after this time, to notice a dead peer.", minimum=5_000
     )
     keepalive_timeout_ms: int = key(
-        5_000, "Give a connection up when a ping is unanswered for so long.", minimum=100
+        30_000,
+        "Give a connection up when a ping is unanswered for so long; longer than a slow link needs"
+        " for what is under way.",
+        minimum=100,
     )
     metadata_max_age_ms: int = key(
         300_000, "Watch a topic no more that nothing was sent to for so long.", minimum=1_000

@@ -219,6 +219,7 @@ def test_it_works_on_a_real_disk(tmp_path_factory: pytest.TempPathFactory) -> No
     killed = Appender(SystemFiles(), config, path=path)
     assert killed.read_all() == expected
     assert killed.log.segment_count > 3
+    killed.directory.record_node_epoch(1)
     killed.directory.close()
     clean = Appender(SystemFiles(), config, path=path)
     assert clean.directory.clean_shutdown
@@ -230,4 +231,4 @@ def test_it_works_on_a_real_disk(tmp_path_factory: pytest.TempPathFactory) -> No
     clean.directory.set_aside_log(TOPIC_ID, 0)
     while clean.directory.trash.empty():
         pass
-    assert SystemFiles().list_directory(path) == ["identity", "log-points"]
+    assert SystemFiles().list_directory(path) == ["identity", "log-points", "node-epoch"]

@@ -14,6 +14,7 @@ from millstream_server.storage import (
 )
 from millstream_server.storage.errors import LogGoneError
 from millstream_server.storage.log_mark import MARK_FILE, mark_cut, read_mark
+from millstream_server.storage.log_upkeep import restart
 from tests.fakes.memory_files import Fault, MemoryFiles
 from tests.fakes.storage import TOPIC_ID, Appender, make_batch
 
@@ -97,6 +98,22 @@ def test_rule_7_a_kill_at_any_step_of_a_cut_leaves_what_tells_it() -> None:
         assert again.directory.cut_logs == [KEY] or again.directory.previous_node_epoch is None
 
 
+def test_rule_7_a_stop_before_the_controller_has_heard_makes_no_unclean_stop_a_clean_one() -> None:
+    appender = filled()
+    appender.files.power_loss()
+    unheard = Appender(appender.files)
+    assert not unheard.directory.clean_shutdown
+    unheard.directory.close()
+    again = Appender(appender.files)
+    assert not again.directory.clean_shutdown
+    again.directory.record_node_epoch(4)
+    again.directory.close()
+    clean = Appender(appender.files)
+    assert (clean.directory.clean_shutdown, clean.directory.previous_node_epoch) == (True, 4)
+    clean.directory.close()  # nor has anybody heard of this start, but there is nothing to hear
+    assert Appender(appender.files).directory.clean_shutdown
+
+
 @pytest.mark.parametrize("clean", [False, True])
 def test_rule_34_damage_is_not_forgotten_by_a_restart(clean: bool) -> None:
     appender = damaged()
@@ -169,6 +186,34 @@ def test_a_log_that_cannot_be_set_aside_goes_on() -> None:
     assert appender.acknowledged[-1] == (4, 5)
 
 
+def test_a_log_whose_renaming_is_not_synced_yet_leaves_nothing_behind() -> None:
+    appender = filled()
+    appender.log.flush()
+    appender.files.faults.append(
+        Fault("sync_directory", appender.directory.path, error=errno.EMFILE, times=1)
+    )
+    with pytest.raises(StorageError):
+        appender.directory.set_aside_log(*KEY)
+    assert (appender.log.failure, appender.log.end_offset) == (None, 0)  # a new one
+    while appender.directory.trash.empty():
+        pass
+    names = appender.files.list_directory(appender.directory.path)
+    assert not [name for name in names if name.endswith(".deleted")]
+
+
+def test_a_read_beside_the_renaming_takes_no_segment_for_missing() -> None:
+    config = LogConfig(preallocate_bytes=0, segment_bytes=1024)
+    appender = Appender(config=config)
+    for _ in range(40):
+        appender.append(make_batch())
+    log = appender.log
+    appender.files.rename(log.path, f"{log.path}.0.deleted")
+    log.is_moving = True
+    with pytest.raises(LogGoneError):
+        log.read(0, 100, 40)
+    assert log.failure is None
+
+
 def test_a_sync_that_outlasts_its_log_writes_nothing_into_the_next_one() -> None:
     appender = Appender(config=LogConfig(preallocate_bytes=0, flush_mode=FlushMode.PAGE_CACHE))
     appender.append(make_batch())
@@ -195,3 +240,27 @@ def test_a_disk_without_room_for_the_recovery_point_cuts_nothing_and_works_on() 
         appender.log.truncate_to(2)
     assert (appender.log.end_offset, appender.directory.offline_reason) == (4, None)
     assert appender.log.truncate_to(2) == 2
+
+
+def test_a_disk_without_room_for_the_recovery_point_begins_no_log_anew_and_works_on() -> None:
+    appender = filled()
+    appender.log.flush()
+    appender.files.faults.append(Fault("write", "*log-points*", error=errno.ENOSPC, times=1))
+    with pytest.raises(DiskFullError):
+        restart(appender.log, 9)
+    assert (appender.log.end_offset, appender.directory.offline_reason) == (4, None)
+    assert restart(appender.log, 9) == 9
+
+
+def test_a_disk_that_fills_up_during_a_cut_within_a_batch_keeps_the_cut() -> None:
+    appender = Appender()
+    for _ in range(3):
+        appender.append(make_batch((b"a", b"b", b"c")))
+    appender.log.flush()
+    fault = Fault("write", "*log-points*", error=errno.ENOSPC, skip=1, times=1)
+    appender.files.faults.append(fault)
+    with pytest.raises(DiskFullError):
+        appender.log.truncate_to(4)
+    assert (appender.log.end_offset, appender.log.recovery_point) == (3, 3)
+    assert appender.directory.offline_reason is None
+    assert appender.log.truncate_to(4) == 3

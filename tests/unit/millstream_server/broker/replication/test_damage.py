@@ -200,3 +200,45 @@ async def test_rule_34_a_damaged_log_that_the_disk_does_not_set_aside_is_not_cop
     assert (await leader.begin()).end_offset == 0
     assert refused
     assert len(list((tmp_path / "node-1").glob("*.damaged"))) == 1
+
+
+async def test_rule_34_damage_met_while_fenced_is_marked_as_well(
+    leader: ScriptedLeader, follower: BrokerNode, metadata: FakeMetadata
+) -> None:
+    await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
+    await leader.reported(1)
+    metadata.change_node(1, fenced=True)
+    find_rot(follower)
+    await until((Path(follower.replica("logs").log.path) / "mark").exists)
+    assert not reports(follower, "report_damaged_logs")
+
+
+async def test_damaged_again_after_a_renaming_that_was_not_synced_it_waits_again(
+    leader: ScriptedLeader,
+    follower: BrokerNode,
+    metadata: FakeMetadata,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
+    await leader.reported(1)
+    metadata.change_partition("logs", 0, isr=(2,))
+    await leader.begin()
+    folder, sync = follower.app.directory.path, SystemFiles.sync_directory
+    refused: list[str] = []
+
+    def refuse_once(files: SystemFiles, path: str) -> None:
+        if path == folder and not refused:
+            refused.append(path)
+            raise OSError(errno.EMFILE, "too many open files")
+        sync(files, path)
+
+    find_rot(follower)
+    await until(lambda: len(reports(follower, "report_damaged_logs")) == 1)
+    monkeypatch.setattr(SystemFiles, "sync_directory", refuse_once)
+    metadata.change_partition("logs", 0, damaged=(1,))
+    assert (await leader.begin()).end_offset == 0
+    assert refused
+    find_rot(follower)
+    await until(lambda: len(reports(follower, "report_damaged_logs")) == 2)
+    assert len(list((tmp_path / "node-1").glob("*.damaged"))) == 1
