@@ -372,8 +372,7 @@ class LogDirectory:
         if clean and self.health.failure is None:
             try:
                 self._points.save()
-                if not self._is_told:
-                    return
-                self._checkpoints.write_clean_shutdown(self._node_epoch)
+                if self._is_told:
+                    self._checkpoints.write_clean_shutdown(self._node_epoch)
             except OSError as error:
                 self.health.refusal("leaving the clean-shutdown marker", error)

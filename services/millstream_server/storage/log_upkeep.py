@@ -261,6 +261,14 @@ def _cutting(log: Log) -> Iterator[None]:
             log.segments.being_cut = False
 
 
+def _lower_recovery_point(log: Log, offset: int) -> None:
+    """A full disk leaves the old one, and the log as it is: the caller's work is tried again."""
+    try:
+        log.lower_recovery_point(offset)
+    except OSError as error:
+        raise _refused(log, "lowering the recovery point", error) from error
+
+
 def truncate(log: Log, offset: int) -> int:
     """See ``Log.truncate_to``."""
     if offset >= log.written_end_offset:
@@ -268,10 +276,7 @@ def truncate(log: Log, offset: int) -> int:
         return log.written_end_offset
     health = log.surroundings.health
     interval = log.config.index_interval_bytes
-    try:
-        log.lower_recovery_point(max(offset, log.start_offset))
-    except OSError as error:
-        raise _refused(log, "lowering the recovery point", error) from error
+    _lower_recovery_point(log, max(offset, log.start_offset))
     try:
         with _cutting(log):
             if offset <= log.start_offset:
@@ -291,10 +296,7 @@ def truncate(log: Log, offset: int) -> int:
         log.check_gone()
         # Half of the cut may be done: only a restart can tell.
         raise health.fail("truncating a log", error) from error
-    try:
-        log.lower_recovery_point(end)  # below the target, if that lies within a batch
-    except OSError as error:
-        raise _refused(log, "lowering the recovery point", error) from error
+    _lower_recovery_point(log, end)  # below the target, if that lies within a batch
     _trim_epochs(log, end)
     return end
 
@@ -312,10 +314,7 @@ def restart(log: Log, offset: int) -> int:
         raise LogBusyError(f"{log.in_flight} appends are in flight")
     if offset < log.end_offset != log.start_offset:
         raise OffsetOutOfRangeError(offset, log.start_offset, log.end_offset)
-    try:
-        log.lower_recovery_point(min(offset, log.start_offset))
-    except OSError as error:
-        raise _refused(log, "lowering the recovery point", error) from error
+    _lower_recovery_point(log, min(offset, log.start_offset))
     try:
         log.snapshots.drop_above(-1)
         log.save_epochs(EpochHistory())

@@ -14,6 +14,7 @@ from millstream import Admin
 from millstream.v1 import metadata_service_pb2 as metadata
 from millstream.v1 import metadata_service_pb2_grpc as metadata_grpc
 from millstream_server.local_cluster import LocalCluster
+from tests.cluster.quorum_leader import agreed_leader
 
 RESTART_AFTER_S = 3.0
 _READY_TIMEOUT_S = 60.0
@@ -76,14 +77,10 @@ class Killing:
             self.failures.append(f"killing a {role} failed: {type(error).__name__}: {error}")
 
     def _victim(self, role: str) -> str:
-        bootstrap = self._cluster.bootstrap_servers
         if role == "metadata":
-            with Admin.from_config({"bootstrap.servers": bootstrap}) as admin:
-                leader = admin.describe_quorum().leader_id
-            if leader is None:
-                raise RuntimeError("the quorum has no leader")
-            return self._cluster.node_by_id(leader).name
+            return agreed_leader(self._cluster).name
         if role == "broker":
+            bootstrap = self._cluster.bootstrap_servers
             with Admin.from_config({"bootstrap.servers": bootstrap}) as admin:
                 (topic,) = admin.wait_for_topics([self._topic])
             leader = topic.partitions[0].leader_id

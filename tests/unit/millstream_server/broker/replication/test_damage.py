@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,11 @@ from tests.fakes.scripted_leader import ScriptedLeader, leader_frame
 from tests.fakes.waiting import until
 
 
+async def follow_one_record(leader: ScriptedLeader) -> None:
+    await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
+    await leader.reported(1)
+
+
 def find_rot(node: BrokerNode) -> None:
     """As a read of old bytes would."""
     replica = node.replica("logs")
@@ -28,11 +34,27 @@ def reports(node: BrokerNode, kind: str) -> list[object]:
     return [one for one in node.view.executed if one.WhichOneof("kind") == kind]
 
 
+def refuse_once(
+    monkeypatch: pytest.MonkeyPatch, call: str, code: int, matches: Callable[[str], bool]
+) -> list[str]:
+    """The first call of this name whose last path matches fails; that path is put in the list."""
+    real = getattr(SystemFiles, call)
+    refused: list[str] = []
+
+    def refuse(files: SystemFiles, *paths: str) -> None:
+        if matches(paths[-1]) and not refused:
+            refused.append(paths[-1])
+            raise OSError(code, os.strerror(code))
+        real(files, *paths)
+
+    monkeypatch.setattr(SystemFiles, call, refuse)
+    return refused
+
+
 async def test_a_damaged_replica_is_reported_and_keeps_its_log_while_others_count_on_it(
     leader: ScriptedLeader, follower: BrokerNode, tmp_path: Path
 ) -> None:
-    await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
-    await leader.reported(1)
+    await follow_one_record(leader)
     find_rot(follower)
     await until(lambda: bool(reports(follower, "report_damaged_logs")))
     report = follower.view.executed[-1].report_damaged_logs
@@ -44,8 +66,7 @@ async def test_a_damaged_replica_is_reported_and_keeps_its_log_while_others_coun
 async def test_out_of_every_set_it_sets_the_damaged_log_aside_and_copies_anew(
     leader: ScriptedLeader, follower: BrokerNode, metadata: FakeMetadata, tmp_path: Path
 ) -> None:
-    await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
-    await leader.reported(1)
+    await follow_one_record(leader)
     find_rot(follower)
     await until(lambda: bool(reports(follower, "report_damaged_logs")))
     metadata.change_partition("logs", 0, isr=(2,))
@@ -61,8 +82,7 @@ async def test_out_of_every_set_it_sets_the_damaged_log_aside_and_copies_anew(
 async def test_without_a_place_it_waits_until_nobody_can_be_proposing_it(
     leader: ScriptedLeader, follower: BrokerNode, metadata: FakeMetadata, tmp_path: Path
 ) -> None:
-    await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
-    await leader.reported(1)
+    await follow_one_record(leader)
     metadata.change_partition("logs", 0, isr=(2,))
     epoch = metadata.image.topic("logs").partitions[0].partition_epoch
     assert (await leader.begin()).begin.partition_epoch == epoch
@@ -80,8 +100,7 @@ async def test_without_a_place_it_waits_until_nobody_can_be_proposing_it(
 async def test_damaged_again_it_waits_again(
     leader: ScriptedLeader, follower: BrokerNode, metadata: FakeMetadata, tmp_path: Path
 ) -> None:
-    await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
-    await leader.reported(1)
+    await follow_one_record(leader)
     metadata.change_partition("logs", 0, isr=(2,))
     await leader.begin()
     for times in (1, 2):
@@ -96,8 +115,7 @@ async def test_damaged_again_it_waits_again(
 async def test_damaged_while_a_round_waits_for_the_disk_it_does_not_begin(
     leader: ScriptedLeader, follower: BrokerNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
-    await leader.reported(1)
+    await follow_one_record(leader)
     writer = follower.app.hosted.writer
     held: list[Callable[[object, StorageError | None], None]] = []
     with monkeypatch.context() as patched:
@@ -115,8 +133,7 @@ async def test_damaged_while_a_round_waits_for_the_disk_it_does_not_begin(
 async def test_proposed_in_spite_of_the_rot_that_it_found_it_reports_that_again(
     leader: ScriptedLeader, follower: BrokerNode, metadata: FakeMetadata, tmp_path: Path
 ) -> None:
-    await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
-    await leader.reported(1)
+    await follow_one_record(leader)
     metadata.change_partition("logs", 0, isr=(2,))
     await leader.begin()
     find_rot(follower)
@@ -129,8 +146,7 @@ async def test_proposed_in_spite_of_the_rot_that_it_found_it_reports_that_again(
 async def test_without_a_leader_the_damaged_log_stays_where_it_is(
     leader: ScriptedLeader, follower: BrokerNode, metadata: FakeMetadata, tmp_path: Path
 ) -> None:
-    await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
-    await leader.reported(1)
+    await follow_one_record(leader)
     metadata.change_partition("logs", 0, isr=(), leader_id=None, leader_epoch=2)
     await until(lambda: follower.replica("logs").state.role is Role.IDLE)
     find_rot(follower)
@@ -158,8 +174,7 @@ async def test_a_replica_that_lost_its_place_tells_how_far_its_log_reaches(
 async def test_rule_34_damage_that_was_met_outlives_a_restart(
     leader: ScriptedLeader, follower: BrokerNode, metadata: FakeMetadata, tmp_path: Path
 ) -> None:
-    await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
-    await leader.reported(1)
+    await follow_one_record(leader)
     metadata.change_partition("logs", 0, isr=(), leader_id=None, leader_epoch=2)
     find_rot(follower)
     marked = Path(follower.replica("logs").log.path) / "mark"
@@ -182,18 +197,10 @@ async def test_rule_34_a_damaged_log_that_the_disk_does_not_set_aside_is_not_cop
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
-    await leader.reported(1)
-    rename = SystemFiles.rename
-    refused: list[str] = []
-
-    def refuse_once(files: SystemFiles, source: str, target: str) -> None:
-        if target.endswith(".damaged") and not refused:
-            refused.append(target)
-            raise OSError(errno.EROFS, "read-only file system")
-        rename(files, source, target)
-
-    monkeypatch.setattr(SystemFiles, "rename", refuse_once)
+    await follow_one_record(leader)
+    refused = refuse_once(
+        monkeypatch, "rename", errno.EROFS, lambda target: target.endswith(".damaged")
+    )
     find_rot(follower)
     await until(lambda: bool(reports(follower, "report_damaged_logs")))
     metadata.change_partition("logs", 0, isr=(2,), damaged=(1,))
@@ -205,8 +212,7 @@ async def test_rule_34_a_damaged_log_that_the_disk_does_not_set_aside_is_not_cop
 async def test_rule_34_damage_met_while_fenced_is_marked_as_well(
     leader: ScriptedLeader, follower: BrokerNode, metadata: FakeMetadata
 ) -> None:
-    await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
-    await leader.reported(1)
+    await follow_one_record(leader)
     metadata.change_node(1, fenced=True)
     find_rot(follower)
     await until((Path(follower.replica("logs").log.path) / "mark").exists)
@@ -220,22 +226,13 @@ async def test_damaged_again_after_a_renaming_that_was_not_synced_it_waits_again
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    await leader.push(await leader.begin(), leader_frame(b"a", base_offset=0))
-    await leader.reported(1)
+    await follow_one_record(leader)
     metadata.change_partition("logs", 0, isr=(2,))
     await leader.begin()
-    folder, sync = follower.app.directory.path, SystemFiles.sync_directory
-    refused: list[str] = []
-
-    def refuse_once(files: SystemFiles, path: str) -> None:
-        if path == folder and not refused:
-            refused.append(path)
-            raise OSError(errno.EMFILE, "too many open files")
-        sync(files, path)
-
     find_rot(follower)
     await until(lambda: len(reports(follower, "report_damaged_logs")) == 1)
-    monkeypatch.setattr(SystemFiles, "sync_directory", refuse_once)
+    folder = follower.app.directory.path
+    refused = refuse_once(monkeypatch, "sync_directory", errno.EMFILE, lambda path: path == folder)
     metadata.change_partition("logs", 0, damaged=(1,))
     assert (await leader.begin()).end_offset == 0
     assert refused

@@ -40,22 +40,42 @@ async def begun_at(leader: ScriptedLeader, epoch: int) -> pb.FollowerPosition:
     return await leader.position(lambda one: one.HasField("begin") and one.leader_epoch == epoch)
 
 
-async def test_no_round_begins_while_a_cut_waits_for_the_disk(
-    leader: ScriptedLeader, follower: BrokerNode, metadata: FakeMetadata, files: SlowFiles
-) -> None:
-    begun = await leader.begin()
-    await leader.push(begun, *(leader_frame(b"v", base_offset=n) for n in range(4)))
+async def follow_four_records(leader: ScriptedLeader) -> None:
+    frames = [leader_frame(b"v", base_offset=n) for n in range(4)]
+    await leader.push(await leader.begin(), *frames)
     await leader.reported(4)
+
+
+async def follow_others(leader: ScriptedLeader, metadata: FakeMetadata) -> pb.FollowerPosition:
+    """A second topic, whose records keep the disk busy."""
     metadata.create_topic("others", [2], replicas=[(2, 1)])
-    others = await leader.begin()
-    metadata.change_partition("logs", 0, leader_epoch=2)
-    begun = await begun_at(leader, 2)
+    return await leader.begin()
+
+
+async def hold_cut_behind(
+    leader: ScriptedLeader,
+    follower: BrokerNode,
+    files: SlowFiles,
+    others: pb.FollowerPosition,
+    begun: pb.FollowerPosition,
+) -> None:
+    """Topic "logs" is told to cut its log to three records while the disk syncs the others."""
     files.hold_syncs()
     await leader.push(others, leader_frame(b"v", base_offset=0))
     await until(files.sync_begun.is_set)
     await leader.push(begun, divergence={"epoch": 1, "end_offset": 3})
-    # The next leader may have what this one lacks: it must not count on what is about to go.
     await until(lambda: follower.app.writer.has_jobs(follower.replica("logs").log))
+
+
+async def test_no_round_begins_while_a_cut_waits_for_the_disk(
+    leader: ScriptedLeader, follower: BrokerNode, metadata: FakeMetadata, files: SlowFiles
+) -> None:
+    await follow_four_records(leader)
+    others = await follow_others(leader, metadata)
+    metadata.change_partition("logs", 0, leader_epoch=2)
+    begun = await begun_at(leader, 2)
+    # The next leader may have what this one lacks: it must not count on what is about to go.
+    await hold_cut_behind(leader, follower, files, others, begun)
     metadata.change_partition("logs", 0, leader_epoch=3)
     await leader.position(lambda one: one.leave)
     files.syncing.set()
@@ -75,20 +95,13 @@ def spoil_second_batch(path: Path) -> None:
 async def test_rule_34_damage_met_by_a_cut_counts_though_its_round_is_over(
     leader: ScriptedLeader, follower: BrokerNode, metadata: FakeMetadata, files: SlowFiles
 ) -> None:
-    begun = await leader.begin()
-    await leader.push(begun, *(leader_frame(b"v", base_offset=n) for n in range(4)))
-    await leader.reported(4)
-    metadata.create_topic("others", [2], replicas=[(2, 1)])
-    others = await leader.begin()
+    await follow_four_records(leader)
+    others = await follow_others(leader, metadata)
     metadata.change_partition("logs", 0, leader_epoch=2, isr=(2,))
     begun = await begun_at(leader, 2)
     log = follower.replica("logs").log
     await asyncio.to_thread(spoil_second_batch, Path(log.segments.active.store.path))
-    files.hold_syncs()
-    await leader.push(others, leader_frame(b"v", base_offset=0))
-    await until(files.sync_begun.is_set)
-    await leader.push(begun, divergence={"epoch": 1, "end_offset": 3})
-    await until(lambda: follower.app.writer.has_jobs(log))
+    await hold_cut_behind(leader, follower, files, others, begun)
     metadata.change_partition("logs", 0, leader_epoch=3, leader_id=None, isr=(), elr=(2,))
     await leader.position(lambda one: one.leave)
     files.syncing.set()
@@ -101,9 +114,7 @@ async def test_rule_15_a_cut_that_found_no_room_for_the_recovery_point_is_tried_
     metadata: FakeMetadata,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    begun = await leader.begin()
-    await leader.push(begun, *(leader_frame(b"v", base_offset=n) for n in range(4)))
-    await leader.reported(4)
+    await follow_four_records(leader)
     metadata.change_partition("logs", 0, leader_epoch=2, isr=(2,))
     begun = await begun_at(leader, 2)
     log = follower.replica("logs").log
