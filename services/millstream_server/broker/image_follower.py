@@ -43,8 +43,7 @@ class ImageFollower:
         self._followed = followed
         self._reports = reports
         hosted.on_log_failed = self._log_failed
-        self._upkeep = upkeep
-        self._node_id = hosted.node_id
+        self._upkeep, self._node_id = upkeep, hosted.node_id
         # In the order in which they changed.
         self._changed: dict[_Key, None] = {}
         self._removed: list[TopicState] = []
@@ -52,8 +51,8 @@ class ImageFollower:
         self._damage_met: dict[_Key, int] = {}
         # Partitions whose damaged log here the image knows of, until it is sound again.
         self._damage_known: dict[_Key, None] = {}
-        # What the disk refused to open or to begin an epoch in, say for want of room, and what
-        # failed in a way that nobody foresaw; and deleted topics whose logs it did not set aside.
+        # What the disk refused to open or to begin an epoch in, say for want of room, or failed as
+        # nobody foresaw; and deleted topics whose logs it did not set aside.
         self._refused: dict[_Key, None] = {}
         self._undeleted: dict[bytes, TopicState] = {}
         self._wake = asyncio.Event()
@@ -248,6 +247,7 @@ class ImageFollower:
             self._hosted,
         )
         replica.internal = topic.internal
+        replica.state.resign(state)  # until it leads or follows it answers by the newest epochs
         self._hosted.replicas[key] = replica
         return replica
 

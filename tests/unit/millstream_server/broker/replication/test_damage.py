@@ -209,6 +209,30 @@ async def test_rule_34_a_damaged_log_that_the_disk_does_not_set_aside_is_not_cop
     assert len(list((tmp_path / "node-1").glob("*.damaged"))) == 1
 
 
+async def test_moved_back_with_a_damaged_log_it_knows_its_epochs_from_the_first(
+    leader: ScriptedLeader,
+    follower: BrokerNode,
+    metadata: FakeMetadata,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await follow_one_record(leader)
+    metadata.change_partition("logs", 0, replicas=(2,), isr=(2,))
+    await until(lambda: not follower.app.hosted.replicas)
+    directory = follower.app.directory
+    (log,) = directory.logs.values()
+    log.fail(LogDamagedError("bytes are missing", offset=0, path="some.log"))
+    mark, known = directory.mark_damaged_log, []
+
+    def note(topic_id: bytes, number: int) -> None:
+        known.append(follower.replica("logs").state.leader_epoch)
+        mark(topic_id, number)
+
+    monkeypatch.setattr(directory, "mark_damaged_log", note)
+    metadata.change_partition("logs", 0, replicas=(2, 1), leader_epoch=4)
+    await until(lambda: bool(reports(follower, "report_damaged_logs")))
+    assert known == [4]
+
+
 async def test_rule_34_damage_met_while_fenced_is_marked_as_well(
     leader: ScriptedLeader, follower: BrokerNode, metadata: FakeMetadata
 ) -> None:
