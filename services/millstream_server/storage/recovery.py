@@ -98,9 +98,7 @@ class LogRecovery:
         self._epochs = EpochHistory()
         self._epochs_payload: bytes | None = None
         self._end_offset = 0
-        self._scanned_bytes = 0
-        self._unreported_bytes = 0
-        self._cut_bytes = 0
+        self._scanned_bytes = self._unreported_bytes = self._cut_bytes = 0
         self._lost_tail = False
 
     def run(self) -> RecoveredLog:
@@ -170,7 +168,7 @@ class LogRecovery:
             self._sync_and_drop_cache(first)
             self._resume(first)
             self._scan(first)
-            if self._cut_rot and self._end_offset < self._start_offset:
+            if self._end_offset < self._start_offset:
                 self._begin_anew()
 
     def _remove_deleted(self, bases: list[int]) -> list[int]:
@@ -190,7 +188,14 @@ class LogRecovery:
         self._end_offset = offset
 
     def _begin_anew(self) -> None:
-        """Nothing sound reaches the start: records that were deleted do not come back."""
+        """Nothing that is left reaches the start, which was made durable before the records that it
+        is among were: those that were deleted do not come back (KAFKA-9491)."""
+        if not self._cut_rot:
+            self._before_cut()
+            self._lost_tail = True
+        self._cut_bytes += sum(segment.store.size for segment in self._segments)
+        self._epochs, self._producers = EpochHistory(), ProducerTable()
+        self._snapshots.drop_above(-1)
         SegmentList(self._files, self._folder, self._segments).remove_all()
         self._begin_new(self._start_offset)
 
@@ -316,8 +321,7 @@ class LogRecovery:
         if self._cut_rot:
             self._cut(number, position)
             return
-        damaged = self._segments[number]
-        begin = position
+        damaged, begin = self._segments[number], position
         for segment in self._segments[number:]:
             with segment.store.writable() as file:
                 for found in find_headers(file, begin, segment.store.size):
@@ -357,10 +361,8 @@ class LogRecovery:
         for segment in self._segments:
             segment.store.synced_size = segment.store.size
         # An epoch may have begun at an end that was cut since.
-        entries = self._epochs.entries
-        self._epochs = EpochHistory(
-            entry for entry in entries if entry.start_offset <= self._end_offset
-        )
+        known = (one for one in self._epochs.entries if one.start_offset <= self._end_offset)
+        self._epochs = EpochHistory(known)
 
     def _write_checkpoints(self) -> bool:
         """Remember what was found, so that the next start need not look. False on a full disk:
@@ -380,8 +382,7 @@ class LogRecovery:
         return True
 
     def _rot_error(self, path: str, text: str, offset: int | None = None) -> "_RotFoundError":
-        offset = self._end_offset if offset is None else offset
-        return _RotFoundError(self._rot(path, text, offset))
+        return _RotFoundError(self._rot(path, text, self._end_offset if offset is None else offset))
 
     def _rot(self, path: str, text: str, offset: int) -> LogDamagedError:
         self._end_offset = offset

@@ -188,3 +188,23 @@ def test_recovery_syncs_before_it_trusts() -> None:
     assert again.log.synced_end_offset == 4
     appender.files.power_loss()
     assert reopened(appender.files).log.end_offset == 4
+
+
+@pytest.mark.parametrize("kept", [0, 2])
+def test_a_log_that_ends_below_its_start_begins_anew_there(kept: int) -> None:
+    """The start is durable at once, the records that it is among are not (KAFKA-9491)."""
+    appender, ends = written_log()
+    appender.log.delete_before(7)
+    files, path = appender.files, segment_path(appender)
+    files.damage(path, files.content(path)[: [0, *ends][kept]])
+    for _ in range(2):  # killed before it was registered
+        again = reopened(files)
+        log = again.log
+        assert (log.failure, log.start_offset, log.end_offset, log.size_bytes) == (None, 7, 7, 0)
+        assert (log.epochs.entries, len(log.producers)) == ((), 0)
+        # What stood there is lost: it can prove no place (invariant 7).
+        assert again.directory.cut_logs == [log.key]
+        assert files.list_directory(again.folder).count(f"{0:020d}.log") == 0
+    again.append(make_batch((b"next",)))
+    assert again.acknowledged == [(7, 8)]
+    assert reopened(files).log.end_offset == 8
