@@ -78,7 +78,12 @@ class Recreation:
         self._random = random
 
     def run(self) -> None:
-        """Raises MillstreamError where the cluster does not answer."""
+        """Raises MillstreamError where the cluster does not answer. One after the other: else one
+        would delete what the other is yet to read, and take the new topic for its own."""
+        with self._world.recreating:
+            self._run()
+
+    def _run(self) -> None:
         self._world.counts["recreations"] += 1
         # Another client per topic id: what was sent to the former one must not turn up here.
         number = self._world.counts["recreations"]

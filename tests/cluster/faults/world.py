@@ -76,6 +76,8 @@ class World:
     # Page-cache topic → when so many memories lost their power that it may lose records,
     # monotonic seconds: until then it is held to its promise, and from then on another one is used.
     retired: dict[str, float] = field(default_factory=dict)
+    # Held by whoever makes a topic again, until it has read that one.
+    recreating: threading.Lock = field(default_factory=threading.Lock)
     # Topics made again under their name of which everything was read.
     recreations_read: set[str] = field(default_factory=set)
     # Topic → its id.
