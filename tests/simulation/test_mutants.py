@@ -16,14 +16,14 @@ QUICK = {
     "request-executed-twice": 6,
     "leader-epoch-not-stepped": 1,
     "fenced-follower-stays-in-sync": 1,
-    "joiner-of-another-registration": 11,
+    "joiner-of-another-registration": 32,
     "eligible-leader-forgotten": 1,
     "unclean-restart-keeps-its-place": 5,
-    "mark-moves-below-minimum": 37,
-    "joins-below-high-watermark": 2,
-    "truncates-to-high-watermark": 1,
+    "mark-moves-below-minimum": 22,
+    "joins-below-high-watermark": 1,
+    "truncates-to-high-watermark": 3,
     "no-repeat-detected": 1,
-    "drained-leader-put-out": 1,
+    "drained-leader-put-out": 11,
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 from millstream_server.storage.log import Log
 from tests.simulation.world.checks import Violation
 from tests.simulation.world.leader_plan import draw_leader_plan
-from tests.simulation.world.plan import Fault, draw_plan
+from tests.simulation.world.plan import Fault, TopicPlan, WriterPlan, draw_plan
 from tests.simulation.world.schedule import Report, play
 from tests.simulation.world.shrink import shrink, tell
 
@@ -35,6 +35,40 @@ def test_nothing_breaks_under_faults(seed: int, replicas: int) -> None:
     assert report.violations == [], tell(plan, report)
     assert report.acknowledged
     assert sum(report.faults.values())
+
+
+def test_a_steady_load_over_long_links_keeps_every_follower_in_sync() -> None:
+    """Each is a round trip behind, whatever it reports, and never has all that there is."""
+    quiet = draw_plan(1, faults=False, replication_factor=3)
+    topic = TopicPlan("logs", 1, 3, (("min.insync.replicas", "2"),))
+    plan = replace(
+        quiet,
+        brokers=3,
+        topics=(topic,),
+        writers=(WriterPlan(0, "all", True, 0.02, 40),) * 12,
+        lasts_s=3.0,
+        delay_s=(0.05, 0.055),
+        sync_s=((0.0005, 0.001),) * 3,
+        drift_ppm=(0, 0, 0),
+        lag_ms=500,
+    )
+    report = play(plan)
+    assert report.violations == []
+    assert report.acknowledged > 1_000
+    assert "4: in-sync set shrank" not in report.branches
+
+
+def test_records_that_were_deleted_are_all_that_is_missing() -> None:
+    plan = draw_plan(1, faults=False, replication_factor=3)
+    deletions = [
+        Fault(2.0 + number / 4, "delete_records", number, 0, 0.2 * number, 0.0)
+        for number in range(6)
+    ]
+    report = play(plan.with_faults(tuple(deletions)))
+    assert report.violations == []
+    assert report.counts["deletions"] > 2
+    # Those who began at the end found less than those who had read all along.
+    assert report.acknowledged < report.read < 2 * report.acknowledged
 
 
 def test_leaders_that_move_under_load_make_the_others_cut_their_logs() -> None:

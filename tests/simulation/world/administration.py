@@ -8,6 +8,7 @@ from millstream._client import methods
 from millstream._client.async_io import AsyncClient
 from millstream._client.config import ClientConfig
 from millstream._errors import MillstreamError
+from millstream.v1 import broker_service_pb2 as broker
 from millstream.v1 import metadata_service_pb2 as metadata
 from tests.simulation.world.clients import client_process, opener
 from tests.simulation.world.plan import Fault, TopicPlan
@@ -25,6 +26,8 @@ class Operator:
         self._world = world
         self.process = client_process(world, "admin")
         self.made: set[str] = set()
+        # Offsets below which records were asked to be deleted, by topic and partition.
+        self.deleted_below: dict[tuple[str, int], int] = {}
         self._churned = 0
         self._client = AsyncClient(
             ClientConfig.resolve(
@@ -157,6 +160,32 @@ class Operator:
         ring = replicas[begin:] + replicas[:begin]
         await self._reassign(topic, partition, ring)
         await self._elect()
+
+    def delete_records(self, topic: TopicPlan, fault: Fault) -> None:
+        """Have the log of a partition begin later, at times at its end."""
+        partition = fault.first % topic.partitions
+        # The offset right after what is kept, as a part of all that there is.
+        part = min(1.0, fault.amount * 1.5)
+        self.process.spawn(self._delete_records(topic.name, partition, part))
+
+    async def _delete_records(self, topic: str, partition: int, part: float) -> None:
+        asked = broker.ListOffsetsRequest()
+        asked.queries.add(topic=topic, partition=partition, position=broker.Position(latest=True))
+        try:
+            (found,) = (await self._client.call(methods.LIST_OFFSETS, asked)).answers
+        except MillstreamError as error:
+            self._world.count(f"admin_error_{error.code}")
+            return
+        before = int(found.offset * part)
+        if found.error or not before:
+            return
+        # From now on: the answer may get lost.
+        key = (topic, partition)
+        self.deleted_below[key] = max(before, self.deleted_below.get(key, 0))
+        request = broker.DeleteRecordsRequest()
+        request.deletions.add(topic=topic, partition=partition, before_offset=before)
+        if await self._try(self._client.call(methods.DELETE_RECORDS, request)):
+            self._world.count("deletions")
 
     async def _try(self, call: Awaitable[object]) -> bool:
         try:

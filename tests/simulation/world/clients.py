@@ -297,6 +297,8 @@ class Reader:
                 self.world.count("reads_refused")
                 if entry.HasField("truncated_offset"):
                     self._truncated(entry.truncated_offset)
+                elif entry.log_start_offset > self.next_offset:
+                    self._begin_at(entry.log_start_offset)
                 return None
             for data in entry.batches:
                 size += len(data)
@@ -309,6 +311,10 @@ class Reader:
     def _truncated(self, offset: int) -> None:
         """The log ends below what was read: begin anew there. The checker sees what was lost."""
         self.world.count("truncations_seen")
+        self._begin_at(offset)
+
+    def _begin_at(self, offset: int) -> None:
+        """Go on elsewhere: below what was read, or behind what was deleted before it was."""
         self.next_offset = offset
         self._last_epoch = None
         self.history.assign(self._name, (self._key,))

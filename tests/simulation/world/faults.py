@@ -5,8 +5,8 @@ from dataclasses import replace
 from functools import partial
 from random import Random
 
-from tests.fakes.memory_files import Fault as DiskFault
 from tests.simulation.world.administration import Operator
+from tests.simulation.world.disk_faults import DiskFaults
 from tests.simulation.world.network_faults import NetworkFaults
 from tests.simulation.world.nodes import BrokerMachine, Machine
 from tests.simulation.world.plan import Fault, Plan
@@ -22,6 +22,9 @@ _DRAINED_S = 3.0
 # the latest: those find out which brokers are dead.
 _APART_S = (0.0, 0.0, 0.5, 3.0)
 _METADATA_BACK_S = 0.5
+# By then a broker has registered after a start; and so soon it starts again.
+_REGISTERED_S = 0.5
+_AGAIN_S = 0.02
 
 
 class FaultInjector:
@@ -30,6 +33,7 @@ class FaultInjector:
     def __init__(self, world: World, plan: Plan, operator: Operator, promises: Promises) -> None:
         self._world = world
         self._network = NetworkFaults(world)
+        self.disks = DiskFaults(world, plan.topics, promises, self.boot)
         self._plan = plan
         self._operator = operator
         self._promises = promises
@@ -39,18 +43,15 @@ class FaultInjector:
         self._acknowledged = 0
         # What happened, in words.
         self.story: list[str] = []
-        # Brokers of which something on the disk was damaged or taken away.
-        self.rotten_hosts: set[str] = set()
-        # The broker with the bad disk. Only one has it: the rules promise nothing once the disks
-        # of several fail, but to wait for an operator.
-        self.bad_disk: str | None = None
         # Since when processes of brokers have been drained.
         self._drained_since_s: dict[Process, float] = {}
 
     def strike(self, fault: Fault) -> None:
         """Make a fault happen now."""
-        own = getattr(self, f"_{fault.kind}", None)
-        done = (own or getattr(self._network, fault.kind))(fault)
+        elsewhere = getattr(self._network, fault.kind, None) or getattr(
+            self.disks, fault.kind, None
+        )
+        done = (elsewhere or getattr(self, f"_{fault.kind}"))(fault)
         if done is None:
             return
         self.struck[fault.kind] = self.struck.get(fault.kind, 0) + 1
@@ -59,10 +60,6 @@ class FaultInjector:
     def tell(self, what: str) -> None:
         """Add a line to the story."""
         self.story.append(f"{self._world.loop.now:8.3f} s  {what}")
-
-    def _broker(self, fault: Fault) -> BrokerMachine | None:
-        running = [machine for machine in self._world.brokers if machine.running]
-        return running[fault.first % len(running)] if running else None
 
     def _later(self, fault: Fault, action: Callable[[], None]) -> None:
         self._world.loop.call_in(fault.lasts_s, action)
@@ -76,7 +73,7 @@ class FaultInjector:
     # Processes and machines
 
     def _kill(self, fault: Fault) -> str | None:
-        machine = self._broker(fault)
+        machine = self._world.running_broker(fault.first)
         if machine is None:
             return None
         machine.kill()
@@ -84,7 +81,7 @@ class FaultInjector:
         return f"{machine.host} is killed"
 
     def _crash_point(self, fault: Fault) -> str | None:
-        machine = self._broker(fault)
+        machine = self._world.running_broker(fault.first)
         if machine is None or machine.dies_in is not None:
             return None
         machine.dies_in = fault.second * fault.second // 8
@@ -100,8 +97,38 @@ class FaultInjector:
         machine.died = died
         return f"{machine.host} {how} after {machine.dies_in} more operations of its disk"
 
+    def _restart_twice(self, fault: Fault) -> str | None:
+        """What a start found must not be forgotten by the next one, though nobody has heard of it:
+        the second time the broker may not have registered yet."""
+        machine = self._world.running_broker(fault.first)
+        if machine is None:
+            return None
+        self._lose_power(machine, fault)
+
+        def start() -> None:
+            self.boot(machine)
+            self._world.loop.call_in((fault.second / 60) ** 3 * _REGISTERED_S, end)
+
+        def third() -> None:
+            self._world.loop.call_in(_AGAIN_S, self.boot, machine)
+
+        def end() -> None:
+            process = machine.process
+            if process is None or not process.alive or process.paused:
+                return
+            process.on_death(third)
+            if fault.second % 2:
+                self.tell(f"{machine.host} is killed again")
+                machine.kill()
+            else:
+                self.tell(f"{machine.host} is asked to stop again")
+                machine.terminate()
+
+        self._later(fault, start)
+        return f"{machine.host} loses power, and stops again soon after its next start"
+
     def _power(self, fault: Fault) -> str | None:
-        machine = self._broker(fault)
+        machine = self._world.running_broker(fault.first)
         if machine is None:
             return None
         self._cut_power(machine, fault)
@@ -139,14 +166,16 @@ class FaultInjector:
         self._acknowledged = acknowledged
 
     def _cut_power(self, machine: Machine, fault: Fault) -> None:
-        keep = (0.0, 0.5, 0.9, 1.0)[int(fault.amount * 4) % 4]
-        machine.lose_power(keep)
-        if isinstance(machine, BrokerMachine):
-            self._promises.lost_memory(machine)
+        self._lose_power(machine, fault)
         self._later(fault, lambda: self.boot(machine))
 
+    def _lose_power(self, machine: Machine, fault: Fault) -> None:
+        machine.lose_power((0.0, 0.5, 0.9, 1.0)[int(fault.amount * 4) % 4])
+        if isinstance(machine, BrokerMachine):
+            self._promises.lost_memory(machine)
+
     def _terminate(self, fault: Fault) -> str | None:
-        machine = self._broker(fault)
+        machine = self._world.running_broker(fault.first)
         if machine is None or machine.process is None or machine.process.paused:
             return None
         machine.terminate()
@@ -155,7 +184,7 @@ class FaultInjector:
 
     def _drain(self, fault: Fault) -> str | None:
         """Every other time the broker hears of it late. The supervisor restarts it."""
-        machine = self._broker(fault)
+        machine = self._world.running_broker(fault.first)
         if machine is None:
             return None
         self._operator.drain(machine.node_id)
@@ -177,7 +206,7 @@ class FaultInjector:
         return f"{machine.host} is killed"
 
     def _pause(self, fault: Fault) -> str | None:
-        machine = self._broker(fault)
+        machine = self._world.running_broker(fault.first)
         return None if machine is None else self._pause_machine(machine, fault)
 
     def _pause_metadata(self, fault: Fault) -> str | None:
@@ -192,43 +221,6 @@ class FaultInjector:
         process.pause()
         self._later(fault, process.resume)
         return f"{machine.host} is paused for {fault.lasts_s:.2f} s"
-
-    # Disks
-
-    def _slow_disk(self, fault: Fault) -> str | None:
-        machine = self._broker(fault)
-        if machine is None:
-            return None
-        machine.speed.extra_s = fault.amount
-
-        def end() -> None:
-            machine.speed.extra_s = 0.0
-
-        self._later(fault, end)
-        return f"the disk of {machine.host} takes {fault.amount:.2f} s for {fault.lasts_s:.2f} s"
-
-    def _sync_error(self, fault: Fault) -> str | None:
-        return self._fail_disk(fault, DiskFault("sync", skip=fault.second % 3, times=1))
-
-    def _write_error(self, fault: Fault) -> str | None:
-        short = fault.second * 7
-        return self._fail_disk(
-            fault, DiskFault("write", skip=fault.second % 3, times=1, short_bytes=short)
-        )
-
-    def _fail_disk(self, fault: Fault, disk_fault: DiskFault) -> str | None:
-        machine = self._broker(fault)
-        if machine is None or not self._take_bad_disk(machine):
-            return None
-        machine.disk.faults.append(disk_fault)
-        self._promises.bad_disks.add(machine.node_id)
-
-        def end() -> None:
-            if disk_fault in machine.disk.faults:
-                machine.disk.faults.remove(disk_fault)
-
-        self._later(fault, end)
-        return f"a {disk_fault.operation} on {machine.host} will fail with EIO"
 
     def _supervise(self) -> None:
         """Restart brokers whose log directory is offline or which were drained, and those that gave
@@ -258,58 +250,6 @@ class FaultInjector:
             return False
         now_s = self._world.loop.now
         return now_s - self._drained_since_s.setdefault(machine.process, now_s) >= _DRAINED_S
-
-    def _disk_full(self, fault: Fault) -> str | None:
-        machine = self._broker(fault)
-        if machine is None or machine.disk.capacity_bytes is not None:
-            return None
-        room = fault.second * 20
-        machine.disk.capacity_bytes = machine.disk.used_bytes() + room
-
-        def end() -> None:
-            machine.disk.capacity_bytes = None
-
-        self._later(fault, end)
-        return f"the disk of {machine.host} has {room} bytes left for {fault.lasts_s:.2f} s"
-
-    def _take_bad_disk(self, machine: BrokerMachine) -> bool:
-        """True if the disk of this machine may be the bad one."""
-        self.bad_disk = self.bad_disk or machine.host
-        return self.bad_disk == machine.host
-
-    def _may_rot(self, machine: BrokerMachine) -> bool:
-        """Only what is replicated survives a disk."""
-        replicated = all(topic.replication_factor >= 3 for topic in self._plan.topics)
-        return replicated and not self.rotten_hosts and self._take_bad_disk(machine)
-
-    def _wipe(self, fault: Fault) -> str | None:
-        machine = self._broker(fault)
-        if machine is None or not self._may_rot(machine):
-            return None
-        machine.kill()
-        machine.wipe()
-        self.rotten_hosts.add(machine.host)
-        self._promises.disk_damaged(machine)
-        self._later(fault, lambda: self.boot(machine))
-        return f"{machine.host} loses its disk and gets an empty one"
-
-    def _rot(self, fault: Fault) -> str | None:
-        machine = self._broker(fault)
-        if machine is None or not self._may_rot(machine):
-            return None
-        # Either somebody reads the disk, or the node is killed: else it would hardly be noticed.
-        lives = fault.second % 3 == 0
-        path = machine.rot(fault.second, fault.amount, cached=not lives)
-        if path is None:
-            return None
-        self.rotten_hosts.add(machine.host)
-        self._promises.disk_damaged(machine)
-        flips = f"a byte of {path} flips on the disk of {machine.host}"
-        if lives:
-            return flips
-        machine.kill()
-        self._later(fault, lambda: self.boot(machine))
-        return f"{flips}, which is killed"
 
     # Clocks and metadata
 
@@ -362,6 +302,11 @@ class FaultInjector:
         known = image.topic(topic) if image is not None else None
         leader_id = known.partitions[partition].leader_id if known is not None else None
         return next((one for one in self._world.brokers if one.node_id == leader_id), None)
+
+    def _delete_records(self, fault: Fault) -> str:
+        topic = self._plan.topics[fault.first % len(self._plan.topics)]
+        self._operator.delete_records(topic, fault)
+        return f"records of a partition of {topic.name} are to be deleted"
 
     # The end
 

@@ -19,6 +19,8 @@ _DISTURBANCES = {
     "topic_churn": (1, 0.0),
     "kill_metadata": (1, 0.5),
     "reassign": (2, 5.0),
+    "delete_records": (2, 0.0),
+    "restart_twice": (1, 1.0),
     "wall_jump": (1, 0.0),
 }
 # How often a disk rots or is replaced: its broker gives up what it leads, and its places, in the

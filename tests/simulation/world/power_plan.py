@@ -15,6 +15,8 @@ _FIRST_S = 2.2
 _KILLED_S = 0.8
 # So shortly before a cut a disk is replaced that its broker is not missed yet.
 _WIPED_S = 0.15
+# A broker loses power so long before a cut or after it, and for so long, and stops again.
+_AGAIN_S = 0.4
 # A sync fails so long before a cut at most: what it was to write is on no disk.
 _SYNC_FAILS_S = 0.6
 
@@ -84,6 +86,12 @@ def _faults(random: Random, kind: str) -> tuple[Fault, ...]:
         if random.random() < 0.2:
             before_s = random.uniform(0.0, _SYNC_FAILS_S)
             found.append(_fault(random, at - before_s, "sync_error", _SYNC_FAILS_S))
+        if random.random() < 0.2:
+            before_s = random.uniform(0.0, _SYNC_FAILS_S)
+            found.append(_fault(random, at - before_s, "delete_records", 0.0))
+        if random.random() < 0.3:
+            beside_s = random.uniform(-_AGAIN_S, _AGAIN_S)
+            found.append(_fault(random, at + beside_s, "restart_twice", _AGAIN_S))
         if random.random() < 0.8:
             found.append(_fault(random, at, kind, random.uniform(0.02, 0.4)))
             continue

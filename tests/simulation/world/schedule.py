@@ -157,8 +157,8 @@ class _Schedule:
 
     def _strike(self, fault: Fault) -> None:
         self._injector.strike(fault)
-        self._invariants.rotten_hosts = self._injector.rotten_hosts
-        self._invariants.bad_disk = self._injector.bad_disk
+        self._invariants.rotten_hosts = self._injector.disks.rotten_hosts
+        self._invariants.bad_disk = self._injector.disks.bad_disk
         self._excuse()
 
     def _start_clients(self) -> None:
@@ -324,14 +324,21 @@ class _Schedule:
             for send in self.history.sends
             if send.outcome is Outcome.OK and self._promises.excuses(keys[send.key], send)
         }
-        self._count_kept(excused)
+        deleted = {send for send in self.history.sends if self._is_deleted(send)}
+        self._count_kept(excused, deleted)
+        excused |= deleted
         outdone = {self._name_of(key) for key in self._invariants.excused}
         expectations = Expectations(excused=excused.__contains__, visible=self._is_visible)
         for anomaly in judge(self.history, expectations):
             if anomaly.name in _NEVER_EXCUSED or anomaly.key not in outdone:
                 self._report.violations.append((anomaly.name, str(anomaly)))
 
-    def _count_kept(self, excused: set[Send]) -> None:
+    def _is_deleted(self, send: Send) -> bool:
+        """True if an operator wanted the record deleted."""
+        below = self._operator.deleted_below.get(cast("tuple[str, int]", send.key), 0)
+        return send.offset is not None and send.offset < below
+
+    def _count_kept(self, excused: set[Send], deleted: set[Send]) -> None:
         read = {
             (key, value)
             for poll in self.history.polls
@@ -339,7 +346,7 @@ class _Schedule:
             for _, value in reads
         }
         for send in self.history.sends:
-            if send.outcome is Outcome.OK:
+            if send.outcome is Outcome.OK and send not in deleted:
                 kept = self._report.kept.setdefault(send.durability, Kept())
                 kept.acknowledged += 1
                 if (send.key, send.value) not in read:

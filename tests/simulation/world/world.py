@@ -71,6 +71,11 @@ class World:
         """Brokers, then metadata nodes."""
         return [*self.brokers, *self.metadata]
 
+    def running_broker(self, number: int) -> BrokerMachine | None:
+        """One of the brokers that run, by its number modulo how many there are."""
+        running = [machine for machine in self.brokers if machine.running]
+        return running[number % len(running)] if running else None
+
     def part_random(self, part: str) -> Random:
         """Chance of one part of the world. Text seeds do not depend on the hash seed."""
         return Random(f"{self.seed}/{part}")
