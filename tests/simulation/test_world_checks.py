@@ -139,6 +139,7 @@ class Brokers:
 
     def __init__(self) -> None:
         self.states: list[Any] = []
+        self.logs: list[Any] = []
         self.brokers = [self._broker(host) for host in ("b1", "b2")]
         self.decisions = SimpleNamespace(newest=None, found=[])
         world: Any = SimpleNamespace(
@@ -151,6 +152,8 @@ class Brokers:
             role=Role.FOLLOWING, leader_epoch=0, high_watermark=1, end_offset=2, topic="t"
         )
         self.states.append(state)
+        log = SimpleNamespace(failure=None, start_offset=0, end_offset=2)
+        self.logs.append(log)
         recovery = SimpleNamespace(damaged_logs=0)
         return SimpleNamespace(
             host=host,
@@ -159,7 +162,9 @@ class Brokers:
             process=SimpleNamespace(name=f"{host}#1", host=host),
             view=SimpleNamespace(image=Image(version=0, controller_epoch=0), node_epoch=0),
             app=SimpleNamespace(
-                hosted=SimpleNamespace(replicas={(TOPIC_ID, 0): SimpleNamespace(state=state)}),
+                hosted=SimpleNamespace(
+                    replicas={(TOPIC_ID, 0): SimpleNamespace(state=state, log=log)}
+                ),
                 directory=SimpleNamespace(recovery=recovery),
             ),
         )
@@ -177,6 +182,14 @@ def test_whoever_did_something_is_looked_at_at_once() -> None:
     one.event(0)  # no doing of the other's
     with pytest.raises(Violation, match="hw-beyond-leo"):
         one.event(1)
+
+
+def test_a_log_that_begins_beyond_its_end_is_found() -> None:
+    one = Brokers()
+    one.event(0)
+    one.logs[0].start_offset = 3
+    with pytest.raises(Violation, match="start-beyond-end"):
+        one.event(0)
 
 
 @pytest.mark.parametrize("what", ["simulator", "decision", "acknowledgement"])
@@ -199,7 +212,9 @@ class OneLog:
         self.disk = MemoryFiles()
         self.disk.make_directory("/log")
         self._file = self.disk.open("/log/0.log", create=True)
-        self._log = SimpleNamespace(path="/log", failure=None, generation=0, written_end_offset=0)
+        self._log = SimpleNamespace(
+            path="/log", failure=None, generation=0, written_end_offset=0, start_offset=0
+        )
         state = SimpleNamespace(role=Role.LEADING, topic="t", high_watermark=0)
         replicas = {(TOPIC_ID, 0): SimpleNamespace(log=self._log, state=state)}
         app = SimpleNamespace(hosted=SimpleNamespace(replicas=replicas))
@@ -207,6 +222,10 @@ class OneLog:
         broker = SimpleNamespace(serves=True, host="b1", process=process, disk=self.disk, app=app)
         world: Any = SimpleNamespace(brokers=[broker])
         self.invariants = Invariants(world, History())
+
+    def delete_before(self, offset: int) -> None:
+        """Records are deleted; the files stay."""
+        self._log.start_offset = offset
 
     def write(self, base_offset: int) -> None:
         """Append a batch of one record."""
@@ -225,6 +244,19 @@ def test_a_gap_between_offsets_is_found_wherever_the_last_look_ended(
     if looks_between:
         one.invariants.look_at_logs()
     one.write(3)
+    with pytest.raises(Violation, match="offsets-not-dense"):
+        one.invariants.look_at_logs()
+
+
+@pytest.mark.parametrize("start", [3, 4])
+def test_what_was_deleted_between_two_looks_is_no_gap(start: int) -> None:
+    one = OneLog()
+    one.write(0)
+    one.invariants.look_at_logs()
+    one.write(3)
+    one.delete_before(start)
+    one.invariants.look_at_logs()
+    one.write(5)
     with pytest.raises(Violation, match="offsets-not-dense"):
         one.invariants.look_at_logs()
 
