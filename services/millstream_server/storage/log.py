@@ -332,16 +332,17 @@ class Log:
         self.put_points()
 
     def lower_recovery_point(self, offset: int) -> None:
-        """Forget that bytes beyond an offset were synced, durably (invariant 15). Raises
-        OSError."""
-        self.recovery_point = min(self.recovery_point, offset)
+        """Forget that bytes beyond an offset were synced, durably (invariant 15). Raises OSError.
+        A recovery begins where a batch does."""
+        self.recovery_point = min(self.recovery_point, self.segments.boundary_below(offset))
         self.put_points()
         self._around.points.save()
         self.snapshots.drop_above(offset)
 
-    def put_points(self) -> None:
+    def put_points(self, start_offset: int | None = None) -> None:
         """Hand recovery point and start to the directory's checkpoint, not yet durable."""
-        points = Points(self.recovery_point, self.start_offset)
+        start = self.start_offset if start_offset is None else start_offset
+        points = Points(self.recovery_point, start)
         self._around.points.put(self.key.folder_name, points)
 
     def forget_written_below(self, start_offset: int) -> None:

@@ -228,15 +228,13 @@ def _facts(log: Log, segment: Segment) -> SegmentFacts:
 def move_start(log: Log, offset: int) -> None:
     """Raise the start of the log: remembered durably before anything is removed. Raises
     DiskFullError, DirectoryOfflineError."""
-    old = log.start_offset
-    log.start_offset = offset
-    log.put_points()
+    log.put_points(start_offset=offset)
     try:
         log.surroundings.points.save()
     except OSError as error:
-        log.start_offset = old
         log.put_points()
         raise _refused(log, "writing the log's start", error) from error
+    log.start_offset = offset  # not before: followers take over what they are told, durably
     with log.append_lock:
         try:
             trash = log.segments.remove_below(offset)
@@ -244,10 +242,10 @@ def move_start(log: Log, offset: int) -> None:
             log.check_gone()
             raise log.surroundings.health.fail("setting a segment aside", error) from error
         log.forget_written_below(offset)
+    log.surroundings.trash(trash)
     history = log.epochs.copy()
     if history.truncate_start(offset):
         log.save_epochs(history)
-    log.surroundings.trash(trash)
 
 
 @contextmanager
@@ -271,12 +269,21 @@ def _lower_recovery_point(log: Log, offset: int) -> None:
 
 def truncate(log: Log, offset: int) -> int:
     """See ``Log.truncate_to``."""
-    if offset >= log.written_end_offset:
-        _trim_epochs(log, log.written_end_offset)
-        return log.written_end_offset
+    if offset < log.written_end_offset:
+        _cut(log, offset)
+    try:
+        log.surroundings.points.save()  # the start went too, if nothing is left
+    except OSError as error:
+        raise _refused(log, "writing the log's start", error) from error
+    end = log.written_end_offset
+    _trim_epochs(log, end)
+    return end
+
+
+def _cut(log: Log, offset: int) -> None:
     health = log.surroundings.health
     interval = log.config.index_interval_bytes
-    _lower_recovery_point(log, max(offset, log.start_offset))
+    _lower_recovery_point(log, offset)
     try:
         with _cutting(log):
             if offset <= log.start_offset:
@@ -296,9 +303,7 @@ def truncate(log: Log, offset: int) -> int:
         log.check_gone()
         # Half of the cut may be done: only a restart can tell.
         raise health.fail("truncating a log", error) from error
-    _lower_recovery_point(log, end)  # below the target, if that lies within a batch
-    _trim_epochs(log, end)
-    return end
+    log.put_points()
 
 
 def restart(log: Log, offset: int) -> int:

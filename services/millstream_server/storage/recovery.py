@@ -148,6 +148,8 @@ class LogRecovery:
         if not bases:
             if self._recovery_point > self._start_offset and not self._cut_rot:
                 raise self._rot_error(self._folder, "all segment files are missing")
+            self._load_producers(0)
+            self._load_epochs(0)
             self._begin_new(self._start_offset)
             return
         bases = self._remove_deleted(bases)
@@ -186,6 +188,7 @@ class LogRecovery:
         self._files.sync_directory(self._folder)
         self._segments = [segment]
         self._end_offset = offset
+        self._epochs.truncate_start(offset)
 
     def _begin_anew(self) -> None:
         """Nothing that is left reaches the start, which was made durable before the records that it
@@ -194,8 +197,6 @@ class LogRecovery:
             self._before_cut()
             self._lost_tail = True
         self._cut_bytes += sum(segment.store.size for segment in self._segments)
-        self._epochs, self._producers = EpochHistory(), ProducerTable()
-        self._snapshots.drop_above(-1)
         SegmentList(self._files, self._folder, self._segments).remove_all()
         self._begin_new(self._start_offset)
 

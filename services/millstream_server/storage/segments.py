@@ -5,7 +5,7 @@ consistent one. Changes come from one thread at a time (the log's append lock).
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from millstream_server.runtime.ports import Files
 from millstream_server.storage.appends import StagedAppend
@@ -92,6 +92,12 @@ class SegmentList:
         """Write the index entries of the open segment. Raises OSError."""
         self.active.flush_indexes()
 
+    def boundary_below(self, offset: int) -> int:
+        """Where a segment begins, at or below an offset, which itself may lie within a batch; the
+        offset itself if it is below all of them."""
+        bases = [segment.base_offset for segment in self.all]
+        return max((base for base in bases if base <= offset), default=offset)
+
     def remove_below(self, offset: int) -> list[str]:
         """Take closed segments that end at or below an offset out of the list and rename their
         files; returns the new paths, to be removed later. Raises OSError."""
@@ -123,11 +129,7 @@ class SegmentList:
         kept = [segment for segment in self.all if segment.base_offset < offset] or [self.all[0]]
         gone = self.all[len(kept) :]
         self.all = tuple(kept)
-        for segment in reversed(gone):
-            segment.store.retire()
-            for path in segment.paths:
-                if self._files.exists(path):
-                    self._files.remove(path)
+        self._remove(gone)
         self._files.sync_directory(self._folder)
         active = self.active
         active.store.open_for_writing()
@@ -135,12 +137,17 @@ class SegmentList:
 
     def remove_all(self) -> None:
         """Remove the files of all segments, the newest first, durably. Raises OSError."""
-        for segment in reversed(self.all):
+        self._remove(self.all)
+
+    def _remove(self, segments: Sequence[Segment]) -> None:
+        """One after the other, durably: a power cut that kept the removal of an older one only
+        would leave a gap."""
+        for segment in reversed(segments):
             segment.store.retire()
             for path in segment.paths:
                 if self._files.exists(path):
                     self._files.remove(path)
-        self._files.sync_directory(self._folder)
+            self._files.sync_directory(self._folder)
 
     def restart(self, offset: int) -> None:
         """Replace all segments by an empty one at an offset. Raises OSError."""

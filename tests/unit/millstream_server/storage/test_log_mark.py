@@ -252,15 +252,22 @@ def test_a_disk_without_room_for_the_recovery_point_begins_no_log_anew_and_works
     assert restart(appender.log, 9) == 9
 
 
-def test_a_disk_that_fills_up_during_a_cut_within_a_batch_keeps_the_cut() -> None:
+def test_a_disk_that_fills_up_during_a_cut_below_the_start_is_asked_for_the_new_start_again() -> (
+    None
+):
     appender = Appender()
     for _ in range(3):
         appender.append(make_batch((b"a", b"b", b"c")))
+    appender.log.delete_before(4)
     appender.log.flush()
-    fault = Fault("write", "*log-points*", error=errno.ENOSPC, skip=1, times=1)
+    fault = Fault("write", "*log-points*", error=errno.ENOSPC, skip=1, times=2)
     appender.files.faults.append(fault)
-    with pytest.raises(DiskFullError):
-        appender.log.truncate_to(4)
-    assert (appender.log.end_offset, appender.log.recovery_point) == (3, 3)
+    for _ in range(2):
+        with pytest.raises(DiskFullError):
+            appender.log.truncate_to(2)
+        assert (appender.log.start_offset, appender.log.end_offset) == (2, 2)
     assert appender.directory.offline_reason is None
-    assert appender.log.truncate_to(4) == 3
+    assert appender.log.truncate_to(2) == 2
+    appender.append(make_batch())
+    again = Appender(appender.files).log
+    assert (again.failure, again.start_offset, again.end_offset) == (None, 2, 3)

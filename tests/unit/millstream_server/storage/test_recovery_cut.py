@@ -1,8 +1,16 @@
 """A torn tail is cut wherever it is torn: every byte of the last batches is tried (rule 34)."""
 
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
+from random import Random
+
 import pytest
 
 from millstream_server.storage import FlushMode, LogConfig, LogDamagedError
+from millstream_server.storage.epochs import EpochStart
+from millstream_server.storage.log import Log
+from millstream_server.storage.log_upkeep import restart
 from tests.fakes.memory_files import MemoryFiles
 from tests.fakes.storage import Appender, make_batch
 
@@ -201,10 +209,85 @@ def test_a_log_that_ends_below_its_start_begins_anew_there(kept: int) -> None:
         again = reopened(files)
         log = again.log
         assert (log.failure, log.start_offset, log.end_offset, log.size_bytes) == (None, 7, 7, 0)
-        assert (log.epochs.entries, len(log.producers)) == ((), 0)
+        assert [(one.epoch, one.start_offset) for one in log.epochs.entries] == [(1, 7)]
         # What stood there is lost: it can prove no place (invariant 7).
         assert again.directory.cut_logs == [log.key]
         assert files.list_directory(again.folder).count(f"{0:020d}.log") == 0
     again.append(make_batch((b"next",)))
     assert again.acknowledged == [(7, 8)]
     assert reopened(files).log.end_offset == 8
+
+
+class Killed(BaseException):
+    """The process ends between two operations of the disk."""
+
+
+def runs_to_its_end(files: MemoryFiles, operations: int, job: Callable[[], object]) -> bool:
+    """False if the process was killed after so many operations of the disk."""
+    left = iter(range(operations))
+
+    def before(_: str) -> None:
+        if next(left, None) is None:
+            raise Killed
+
+    files.before = before
+    with suppress(Killed):
+        job()
+    files.before = None
+    return next(left, None) is not None
+
+
+def test_wherever_a_start_that_begins_a_log_anew_is_killed_the_next_one_finds_the_same() -> None:
+    appender = Appender(config=PAGE_CACHE)
+    for number in range(12):
+        appender.append(make_batch((b"v",)), epoch=1 + number // 3)
+    appender.log.delete_before(11)
+    appender.files.power_loss(keep=0.0)
+    found = set()
+    for operations in count():
+        files = appender.files.copy()
+        ended = runs_to_its_end(files, operations, lambda files=files: reopened(files))
+        files.power_loss(keep=0.0)
+        again = reopened(files)
+        log = again.log
+        found.add((log.start_offset, log.end_offset, log.epochs.entries, *again.directory.cut_logs))
+        if ended:
+            break
+    # Offset 11 was committed in epoch 4, whatever was lost of it (invariant 7).
+    assert found == {(11, 11, (EpochStart(4, 11),), appender.log.key)}
+
+
+@pytest.mark.parametrize("seed", [None, 1, 2, 3])
+@pytest.mark.parametrize(
+    ("start", "job"),
+    [
+        (3, lambda log: restart(log, 50)),
+        (12, lambda log: restart(log, 8)),
+        (0, lambda log: log.truncate_to(5)),
+        (0, lambda log: log.truncate_to(6)),
+        (3, lambda log: log.truncate_to(2)),
+        (4, lambda log: log.truncate_to(2)),
+    ],
+)
+def test_rule_34_no_stop_in_the_midst_of_a_cut_makes_rot_of_a_sound_log(
+    start: int, job: Callable[[Log], object], seed: int | None
+) -> None:
+    """Killed, or without power, which keeps any part of what was not synced; whether starts and
+    ends lie within a batch or not, and in segments of two batches each."""
+    small = LogConfig(preallocate_bytes=0, segment_bytes=1024)
+    for operations in count():
+        appender = Appender(config=small)
+        for _ in range(6):
+            appender.append(make_batch((bytes(150), bytes(150))))
+        appender.log.flush()
+        if start:
+            appender.log.delete_before(start)
+        assert len(appender.log.segments.all) == {0: 3, 3: 3, 4: 2, 12: 1}[start]
+        ended = runs_to_its_end(appender.files, operations, lambda one=appender: job(one.log))
+        if seed is not None:
+            appender.files.power_loss(Random(f"{seed}/{operations}"), 0.5)
+        log = Appender(appender.files, config=small).log
+        assert log.failure is None, (operations, log.failure)
+        assert log.start_offset <= log.end_offset
+        if ended:
+            break
