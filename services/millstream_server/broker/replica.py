@@ -327,6 +327,8 @@ class Replica:
         """Refuse an offset that can never be read here (invariant 18). What a follower does not
         have, its leader may have (KIP-392)."""
         if offset < self.log.start_offset:
+            if self.state.role is Role.FOLLOWING:
+                raise Refusal("OFFSET_NOT_AVAILABLE", f"offset {offset} was deleted here")
             raise Refusal(
                 "OFFSET_OUT_OF_RANGE",
                 f"offset {offset} is below the log start {self.log.start_offset}",
@@ -352,8 +354,8 @@ class Replica:
         if self.state.role is Role.FOLLOWING and behind:
             raise Refusal("OFFSET_NOT_AVAILABLE", f"epoch {last_epoch} is not copied yet")
         end = self.log.epochs.end_of(last_epoch, self.log.end_offset)
-        if end is None:
-            return None  # older than all epochs that are known still: retention says the rest
+        if end is None:  # older than all epochs that are known still: nothing here is of it
+            return self.log.start_offset if offset > self.log.start_offset else None
         if end.epoch < last_epoch or end.end_offset < offset:
             return end.end_offset
         return None
@@ -375,7 +377,8 @@ class Replica:
     def read_refusal(self, error: BaseException) -> Refusal:
         """What to tell a reader whose read failed."""
         if isinstance(error, OffsetOutOfRangeError):
-            return Refusal("OFFSET_OUT_OF_RANGE", str(error))
+            following = self.state.role is Role.FOLLOWING  # its leader may have it
+            return Refusal("OFFSET_NOT_AVAILABLE" if following else error.reason, str(error))
         if isinstance(error, StorageError):
             return self._hosted.note_failure(self, error)
         return refusal_of(error)

@@ -39,26 +39,32 @@ class LeaderLog(NamedTuple):
 
 def divergence_of(last_epoch: int | None, end_offset: int, log: LeaderLog) -> EpochEnd | None:
     """Where a follower's log, which ends at ``end_offset`` and whose newest epoch is
-    ``last_epoch``, parts from the leader's (invariant 14); None if it does not."""
+    ``last_epoch``, parts from the leader's (invariant 14); None if it does not. Raises
+    BeginElsewhere where nothing can tell, for what the follower has was deleted here."""
     if last_epoch is None:
         # An empty log; one that begins beyond this one's end has nothing to do with it.
         return EpochEnd(0, log.end_offset) if end_offset > log.end_offset else None
     found = log.epochs.end_of(last_epoch, log.end_offset)
     if found is None:
-        # All epochs known here are newer: the logs can meet only where this one begins.
-        return EpochEnd(last_epoch, log.start_offset) if end_offset > log.start_offset else None
+        # All epochs known here are newer: the logs can meet only where this one begins. What the
+        # follower has below may differ from what stood there, down to where the batches begin.
+        if end_offset <= log.start_offset:
+            raise BeginElsewhere(end_offset, log.start_offset)
+        return EpochEnd(last_epoch, log.start_offset)
     if found.epoch < last_epoch or found.end_offset < end_offset:
         return found
     return None
 
 
 class BeginElsewhere(Refusal):
-    """The follower's end is no place to push from: records are missing there, or it lies within a
-    batch. ``offset`` is where an empty log may begin, at a batch of which only the last records
-    may be left."""
+    """The follower's end is no place to push from: records are missing there, it lies within a
+    batch, or nothing tells that the logs agree up to there. ``offset`` is where an empty log may
+    begin, at a batch of which only the last records may be left."""
 
     def __init__(self, end_offset: int, offset: int) -> None:
-        super().__init__("OFFSET_OUT_OF_RANGE", f"the batch to push at {end_offset} is at {offset}")
+        super().__init__(
+            "OFFSET_OUT_OF_RANGE", f"a log that ends at {end_offset} is to begin anew at {offset}"
+        )
         self.offset = offset
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from millstream_server.broker.refusal import Refusal
 from millstream_server.broker.replication.transfers import (
+    BeginElsewhere,
     Lane,
     LaneBounds,
     LeaderLog,
@@ -45,9 +46,11 @@ def test_rule_14_the_largest_epoch_of_both_says_where_logs_part(
 
 def test_rule_14_where_all_epochs_are_newer_logs_meet_only_at_the_start() -> None:
     log = LeaderLog(EpochHistory([EpochStart(6, 20)]), 20, 25)
-    assert divergence_of(3, 20, log) is None
-    assert divergence_of(3, 15, log) is None  # that it is behind the start is another matter
     assert divergence_of(3, 22, log) == EpochEnd(3, 20)
+    for end in (20, 15):  # what is below may be anything
+        with pytest.raises(BeginElsewhere) as caught:
+            divergence_of(3, end, log)
+        assert caught.value.offset == 20
 
 
 def test_a_transfer_far_behind_changes_its_lane_when_nothing_is_under_way() -> None:
