@@ -342,10 +342,9 @@ class FollowedPartition:
     def _refused(self, reason: str, push: Any) -> None:
         log, start = self._log, push.log_start_offset
         empty = log.start_offset == log.end_offset
-        elsewhere = start != log.end_offset if empty else start >= log.end_offset
-        if reason == "OFFSET_OUT_OF_RANGE" and elsewhere:
+        if reason == "OFFSET_OUT_OF_RANGE" and (empty or start >= log.end_offset):
             # The leader has deleted what would come next here, or everything that is here; or an
-            # empty log began in a batch.
+            # empty log began in a batch, or knows epochs that the leader has forgotten.
             self._run_cut(partial(restart, log, start))
             return
         soon = reason in _EPOCH_REASONS

@@ -48,9 +48,11 @@ def divergence_of(last_epoch: int | None, end_offset: int, log: LeaderLog) -> Ep
     if found is None:
         # All epochs known here are newer: the logs can meet only where this one begins. What the
         # follower has below may differ from what stood there, down to where the batches begin.
-        if end_offset <= log.start_offset:
+        if end_offset > log.start_offset:
+            return EpochEnd(last_epoch, log.start_offset)
+        if end_offset:
             raise BeginElsewhere(end_offset, log.start_offset)
-        return EpochEnd(last_epoch, log.start_offset)
+        return None
     if found.epoch < last_epoch or found.end_offset < end_offset:
         return found
     return None

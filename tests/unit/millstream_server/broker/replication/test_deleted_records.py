@@ -147,6 +147,20 @@ async def test_rule_16_nobody_joins_with_what_an_old_leader_wrote_below_the_star
     assert ends(again) == (2, 3)
 
 
+@pytest.mark.parametrize("deleted", [0, 2])
+async def test_an_empty_log_follows_the_next_leader(
+    nodes: list[BrokerNode], metadata: FakeMetadata, deleted: int
+) -> None:
+    if deleted:
+        await produce(nodes[0], b"a", b"b")
+        await delete_before(nodes[0], deleted)
+    await until(lambda: [ends(node) for node in nodes] == [(deleted, deleted)] * 2)
+    metadata.change_partition("logs", 0, leader_id=2, leader_epoch=2, isr=(2,))
+    await until(lambda: 1 in metadata.image.topic("logs").partitions[0].isr)
+    await produce(nodes[1], b"c")
+    await until(lambda: ends(nodes[0]) == (deleted, deleted + 1))
+
+
 async def test_a_start_that_the_disk_refuses_is_told_to_nobody(
     nodes: list[BrokerNode], monkeypatch: pytest.MonkeyPatch
 ) -> None:

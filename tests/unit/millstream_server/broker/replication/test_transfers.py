@@ -53,6 +53,10 @@ def test_rule_14_where_all_epochs_are_newer_logs_meet_only_at_the_start() -> Non
         assert caught.value.offset == 20
 
 
+def test_an_empty_log_at_the_beginning_agrees_with_everything() -> None:
+    assert divergence_of(3, 0, LeaderLog(EpochHistory([EpochStart(6, 0)]), 0, 25)) is None
+
+
 def test_a_transfer_far_behind_changes_its_lane_when_nothing_is_under_way() -> None:
     transfer = Transfer(1, 6, 0, 0)
     assert transfer.choose_lane(100, BOUNDS) is Lane.TAIL
