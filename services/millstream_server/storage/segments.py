@@ -6,11 +6,13 @@ consistent one. Changes come from one thread at a time (the log's append lock).
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from millstream_server.runtime.ports import Files
 from millstream_server.storage.appends import StagedAppend
 from millstream_server.storage.config import LogConfig
 from millstream_server.storage.health import is_refusal
+from millstream_server.storage.scan import DamageError, walk_headers
 from millstream_server.storage.segment import Segment
 
 DELETED_SUFFIX = ".deleted"
@@ -93,10 +95,19 @@ class SegmentList:
         self.active.flush_indexes()
 
     def boundary_below(self, offset: int) -> int:
-        """Where a segment begins, at or below an offset, which itself may lie within a batch; the
-        offset itself if it is below all of them."""
-        bases = [segment.base_offset for segment in self.all]
-        return max((base for base in bases if base <= offset), default=offset)
+        """Where the batch begins that holds an offset; the offset itself if it is below all of
+        them. Where damage hides that, the segment's base. Raises OSError."""
+        held = [segment for segment in self.all if segment.base_offset <= offset]
+        if not held:
+            return offset
+        segment = held[-1]
+        if offset >= segment.tail.next_offset:
+            return segment.tail.next_offset
+        with suppress(DamageError), segment.store.reading() as file:
+            for placed in walk_headers(file, segment.position_of(offset), segment.size):
+                if placed.header.next_offset > offset:
+                    return placed.header.base_offset
+        return segment.base_offset
 
     def remove_below(self, offset: int) -> list[str]:
         """Take closed segments that end at or below an offset out of the list and rename their
