@@ -332,9 +332,9 @@ class Log:
         self.put_points()
 
     def lower_recovery_point(self, offset: int) -> None:
-        """Forget that bytes beyond an offset were synced, durably (invariant 15). Raises OSError.
-        A recovery begins where a batch does."""
-        self.recovery_point = min(self.recovery_point, self.segments.boundary_below(offset))
+        """Forget durably that more than this was synced (invariant 15). Raises OSError."""
+        if offset < self.recovery_point:  # a recovery begins where a batch does
+            self.recovery_point = self.segments.boundary_below(offset)
         self.put_points()
         self._around.points.save()
         self.snapshots.drop_above(offset)

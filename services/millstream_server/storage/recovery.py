@@ -176,9 +176,7 @@ class LogRecovery:
     def _remove_deleted(self, bases: list[int]) -> list[int]:
         """Remove segments that end at or below the start: their renaming was lost in a crash."""
         while len(bases) > 1 and bases[1] <= self._start_offset:
-            for path in Segment(self._files, self._folder, bases[0]).paths:
-                if self._files.exists(path):
-                    self._files.remove(path)
+            Segment(self._files, self._folder, bases[0]).remove()
             bases = bases[1:]
         return bases
 
@@ -339,10 +337,7 @@ class LogRecovery:
     def _cut(self, number: int, position: int) -> None:
         for segment in reversed(self._segments[number + 1 :]):
             self._cut_bytes += segment.store.size
-            segment.store.retire()
-            for path in segment.paths:
-                if self._files.exists(path):
-                    self._files.remove(path)
+            segment.remove()
         del self._segments[number + 1 :]
         self._files.sync_directory(self._folder)
         store = self._segments[number].store

@@ -78,6 +78,13 @@ class Segment:
         self.time_index.clear()
         self.store.create()
 
+    def remove(self) -> None:
+        """Remove the segment's files; nothing is synced. Raises OSError."""
+        self.store.retire()
+        for path in self.paths:
+            if self._files.exists(path):
+                self._files.remove(path)
+
     # -- writing -----------------------------------------------------------------------------
     def append(self, batches: Sequence[StagedBatch], index_interval: int) -> None:
         """Write batches at the end. After an OSError nothing of them is readable; call

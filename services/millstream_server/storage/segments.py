@@ -97,16 +97,14 @@ class SegmentList:
     def boundary_below(self, offset: int) -> int:
         """Where the batch begins that holds an offset; the offset itself if it is below all of
         them. Where damage hides that, the segment's base. Raises OSError."""
-        held = [segment for segment in self.all if segment.base_offset <= offset]
-        if not held:
+        if offset < self.all[0].base_offset:
             return offset
-        segment = held[-1]
+        segment = self.holding(offset)
         if offset >= segment.tail.next_offset:
             return segment.tail.next_offset
         with suppress(DamageError), segment.store.reading() as file:
-            for placed in walk_headers(file, segment.position_of(offset), segment.size):
-                if placed.header.next_offset > offset:
-                    return placed.header.base_offset
+            position = segment.position_of(offset)
+            return next(walk_headers(file, position, segment.size)).header.base_offset
         return segment.base_offset
 
     def remove_below(self, offset: int) -> list[str]:
@@ -154,10 +152,7 @@ class SegmentList:
         """One after the other, durably: a power cut that kept the removal of an older one only
         would leave a gap."""
         for segment in reversed(segments):
-            segment.store.retire()
-            for path in segment.paths:
-                if self._files.exists(path):
-                    self._files.remove(path)
+            segment.remove()
             self._files.sync_directory(self._folder)
 
     def restart(self, offset: int) -> None:

@@ -5,6 +5,7 @@ from random import Random
 import pytest
 
 from millstream_server.storage import FlushMode, LogConfig
+from tests.fakes.killed_job import runs_to_its_end
 from tests.fakes.storage import Appender, make_batch
 
 CONFIG = LogConfig(preallocate_bytes=0, segment_bytes=6000, index_interval_bytes=600)
@@ -47,32 +48,16 @@ def test_power_loss_in_the_middle_of_a_job_keeps_what_was_acknowledged_before() 
     """The power goes at every single operation of a job that writes, rolls and moves the recovery
     point."""
 
-    class PowerCut(BaseException):
-        pass
-
     for operation in range(200):
         appender = Appender(config=CONFIG, recovery_point_bytes=1000)
         for _ in range(5):
             appender.append(make_batch((b"before" * 150,)))
         before = appender.read_all()
         files = appender.files
-        count = 0
-
-        def cut(name: str, path: str, operation: int = operation) -> None:
-            nonlocal count
-            count += 1
-            if count > operation:
-                raise PowerCut
-
-        files.fault_for = cut  # type: ignore[assignment, method-assign]
         for _ in range(3):
             appender.submit(make_batch((b"during" * 200,)))
         job, _ = appender.executor.jobs.popleft()
-        try:
-            job()
-            finished = True
-        except PowerCut:
-            finished = False
+        finished = runs_to_its_end(files, operation, job)
         copy = files.copy()
         copy.power_loss(Random(operation), keep=0.5)
         again = Appender(copy, config=CONFIG)

@@ -1,7 +1,6 @@
 """A torn tail is cut wherever it is torn: every byte of the last batches is tried (rule 34)."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import count
 from random import Random
 
@@ -11,6 +10,7 @@ from millstream_server.storage import FlushMode, LogConfig, LogDamagedError
 from millstream_server.storage.epochs import EpochStart
 from millstream_server.storage.log import Log
 from millstream_server.storage.log_upkeep import restart
+from tests.fakes.killed_job import runs_to_its_end
 from tests.fakes.memory_files import MemoryFiles
 from tests.fakes.storage import Appender, make_batch
 
@@ -216,25 +216,6 @@ def test_a_log_that_ends_below_its_start_begins_anew_there(kept: int) -> None:
     again.append(make_batch((b"next",)))
     assert again.acknowledged == [(7, 8)]
     assert reopened(files).log.end_offset == 8
-
-
-class Killed(BaseException):
-    """The process ends between two operations of the disk."""
-
-
-def runs_to_its_end(files: MemoryFiles, operations: int, job: Callable[[], object]) -> bool:
-    """False if the process was killed after so many operations of the disk."""
-    left = iter(range(operations))
-
-    def before(_: str) -> None:
-        if next(left, None) is None:
-            raise Killed
-
-    files.before = before
-    with suppress(Killed):
-        job()
-    files.before = None
-    return next(left, None) is not None
 
 
 def test_wherever_a_start_that_begins_a_log_anew_is_killed_the_next_one_finds_the_same() -> None:
