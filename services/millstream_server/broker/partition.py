@@ -63,7 +63,9 @@ class Partition:
         self.leader_id: int | None = None
         self.leader_epoch = 0
         self.replicas: tuple[int, ...] = ()
-        # Those of them that stay; all, unless the partition is reassigned.
+        # Those known to hold everything committed: in sync, or eligible leaders (invariant 6).
+        self.complete: frozenset[int] = frozenset()
+        # Those replicas that stay; all, unless the partition is reassigned.
         self.target: frozenset[int] = frozenset()
         # How many of those must be in sync before the others leave.
         self.target_in_sync_min = 0
@@ -179,6 +181,7 @@ class Partition:
         self.leader_id = state.leader_id
         self.leader_epoch = state.leader_epoch
         self.replicas = state.replicas
+        self.complete = frozenset((*state.isr, *state.elr))
         self.target = frozenset(state.target)
         self.target_in_sync_min = state.target_in_sync_min
         self.recovering = state.recovering

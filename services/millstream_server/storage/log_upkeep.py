@@ -228,13 +228,7 @@ def _facts(log: Log, segment: Segment) -> SegmentFacts:
 def move_start(log: Log, offset: int) -> None:
     """Raise the start of the log: remembered durably before anything is removed. Raises
     DiskFullError, DirectoryOfflineError."""
-    log.put_points(start_offset=offset)
-    try:
-        log.surroundings.points.save()
-    except OSError as error:
-        log.put_points()
-        raise _refused(log, "writing the log's start", error) from error
-    log.start_offset = offset  # not before: followers take over what they are told, durably
+    _remember_start(log, offset)
     with log.append_lock:
         try:
             trash = log.segments.remove_below(offset)
@@ -246,6 +240,16 @@ def move_start(log: Log, offset: int) -> None:
     history = log.epochs.copy()
     if history.truncate_start(offset):
         log.save_epochs(history)
+
+
+def _remember_start(log: Log, offset: int) -> None:
+    log.put_points(start_offset=offset)
+    try:
+        log.surroundings.points.save()
+    except OSError as error:
+        log.put_points()
+        raise _refused(log, "writing the log's start", error) from error
+    log.start_offset = offset  # not before: followers take over what they are told, durably
 
 
 @contextmanager
@@ -286,12 +290,12 @@ def _cut(log: Log, offset: int) -> None:
     _lower_recovery_point(log, offset)
     try:
         with _cutting(log):
-            if offset <= log.start_offset:
-                # Nothing is left to agree with: the log begins anew there (KAFKA-9491).
-                log.segments.restart(offset)
-                log.start_offset = offset
-            else:
+            if offset >= log.start_offset:
                 log.segments.truncate(offset, interval)
+            if min(offset, log.segments.active.tail.next_offset) < log.start_offset:
+                # Nothing is left to agree with: the log begins anew there (KAFKA-9491).
+                log.start_offset = min(offset, log.start_offset)
+                log.segments.restart(log.start_offset)
             end = log.segments.active.tail.next_offset
             log.reset_written_state(end, replay_producers(log, end))
     except DamageError as error:
@@ -311,8 +315,9 @@ def restart(log: Log, offset: int) -> int:
     what would come next (KAFKA-9491). An empty log may begin anywhere. Nothing may be in flight
     (LogBusyError). Returns the new end.
 
-    Every step leaves a log that a recovery takes up, the old one cut short or an empty one: what
-    trusts the old bytes goes first, then they, then the new start.
+    Every step leaves a log that a recovery takes up, and that never ends before where it did: the
+    new start comes first, then go the bytes, and last the epochs, which tell the leader as long as
+    they are there that this has to be done again.
     """
     log.check()
     if log.in_flight:
@@ -320,9 +325,10 @@ def restart(log: Log, offset: int) -> int:
     if offset < log.end_offset != log.start_offset:
         raise OffsetOutOfRangeError(offset, log.start_offset, log.end_offset)
     _lower_recovery_point(log, min(offset, log.start_offset))
+    if offset > log.start_offset:
+        _remember_start(log, offset)
     try:
         log.snapshots.drop_above(-1)
-        log.save_epochs(EpochHistory())
         with _cutting(log):
             log.segments.remove_all()
             log.start_offset = log.recovery_point = offset
@@ -331,6 +337,7 @@ def restart(log: Log, offset: int) -> int:
             log.segments.restart(offset)
             log.reset_written_state(offset, ProducerTable())
             log.synced_end_offset = offset
+        log.save_epochs(EpochHistory())
     except OSError as error:
         log.check_gone()
         # Half of it may be done: only a restart of the process can tell.
@@ -346,10 +353,11 @@ def _trim_epochs(log: Log, end_offset: int) -> None:
 
 
 def replay_producers(log: Log, end_offset: int) -> ProducerTable:
-    """The producers as of an offset, from the newest snapshot and the headers behind it. Raises
-    DamageError, OSError."""
+    """The producers as of an offset, from the newest snapshot and the headers behind it, also of
+    what was deleted and is still there (21). Raises DamageError, OSError."""
     found = log.snapshots.newest(end_offset)
-    start, table = found if found is not None else (log.start_offset, ProducerTable())
+    first = log.segments.all[0].base_offset
+    start, table = found if found is not None else (first, ProducerTable())
     for segment in log.segments.all:
         if segment.tail.next_offset <= start:
             continue

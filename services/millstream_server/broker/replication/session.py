@@ -123,7 +123,8 @@ class FollowerSession:
         if synced_end > end:
             raise Refusal("INVALID_REQUEST", f"synced_end_offset: {synced_end} is beyond {end}")
         log = LeaderLog(replica.log.epochs, replica.start_offset, state.written_end_offset)
-        found = divergence_of(last_epoch, end, log)
+        complete = self.follower_id in state.complete
+        found = divergence_of(last_epoch, end, log, complete=complete)
         if found is not None:
             # Changes nothing of what is known of the follower (KAFKA-13141).
             self._notices.append(

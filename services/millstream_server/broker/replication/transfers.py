@@ -37,10 +37,13 @@ class LeaderLog(NamedTuple):
     end_offset: int
 
 
-def divergence_of(last_epoch: int | None, end_offset: int, log: LeaderLog) -> EpochEnd | None:
+def divergence_of(
+    last_epoch: int | None, end_offset: int, log: LeaderLog, *, complete: bool = False
+) -> EpochEnd | None:
     """Where a follower's log, which ends at ``end_offset`` and whose newest epoch is
-    ``last_epoch``, parts from the leader's (invariant 14); None if it does not. Raises
-    BeginElsewhere where nothing can tell, for what the follower has was deleted here."""
+    ``last_epoch``, parts from the leader's (invariant 14); None if it does not. ``complete``: the
+    follower is known to hold everything committed, and so what was deleted here up to its end.
+    Raises BeginElsewhere where nothing can tell, for what the follower has was deleted here."""
     if last_epoch is None:
         # An empty log; one that begins beyond this one's end has nothing to do with it.
         return EpochEnd(0, log.end_offset) if end_offset > log.end_offset else None
@@ -50,7 +53,7 @@ def divergence_of(last_epoch: int | None, end_offset: int, log: LeaderLog) -> Ep
         # follower has below may differ from what stood there, down to where the batches begin.
         if end_offset > log.start_offset:
             return EpochEnd(last_epoch, log.start_offset)
-        if end_offset:
+        if end_offset and not (complete and end_offset == log.start_offset):
             raise BeginElsewhere(end_offset, log.start_offset)
         return None
     if found.epoch < last_epoch or found.end_offset < end_offset:

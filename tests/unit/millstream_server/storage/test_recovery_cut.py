@@ -10,6 +10,7 @@ from millstream_server.storage import FlushMode, LogConfig, LogDamagedError
 from millstream_server.storage.epochs import EpochStart
 from millstream_server.storage.log import Log
 from millstream_server.storage.log_upkeep import restart
+from millstream_server.storage.producers import Decision
 from tests.fakes.killed_job import runs_to_its_end
 from tests.fakes.memory_files import MemoryFiles
 from tests.fakes.storage import Appender, make_batch
@@ -272,3 +273,48 @@ def test_rule_34_no_stop_in_the_midst_of_a_cut_makes_rot_of_a_sound_log(
         assert log.start_offset <= log.end_offset
         if ended:
             break
+
+
+@pytest.mark.parametrize("offset", [12, 50])
+@pytest.mark.parametrize("power", [False, True])
+def test_rule_7_wherever_a_restart_is_killed_the_log_ends_no_earlier_than_before(
+    offset: int, power: bool
+) -> None:
+    """It may be taken for whole afterwards: nothing tells that a part of it is gone."""
+    for operations in count():
+        appender = Appender(config=LogConfig(preallocate_bytes=0, segment_bytes=1024))
+        for _ in range(12):
+            appender.append(make_batch((bytes(300),)))
+        ended = runs_to_its_end(
+            appender.files, operations, lambda one=appender: restart(one.log, offset)
+        )
+        if power:
+            appender.files.power_loss(keep=0.0)
+        log = Appender(appender.files).log
+        assert log.end_offset in (12, offset)
+        # If the leader could not tell by the epoch, it would have to be done.
+        assert log.epochs.latest or log.segments.active.size == 0
+        if ended:
+            break
+
+
+def test_a_cut_within_the_batch_that_holds_the_start_leaves_a_log_that_begins_there() -> None:
+    appender = Appender()
+    appender.append(make_batch((b"a",)))
+    appender.append(make_batch((b"b", b"c", b"d", b"e")))
+    appender.log.delete_before(2)
+    assert appender.log.truncate_to(4) == 2
+    assert (appender.log.start_offset, appender.log.end_offset) == (2, 2)
+    log = Appender(appender.files).log
+    assert (log.start_offset, log.end_offset) == (2, 2)
+
+
+def test_rule_21_a_cut_down_to_the_start_forgets_no_producer_of_deleted_records() -> None:
+    appender = Appender()
+    first = make_batch(producer_id=1)
+    appender.append(first)
+    appender.log.delete_before(1)
+    appender.append(make_batch(), epoch=2)
+    assert appender.log.truncate_to(1) == 1
+    [verdict] = appender.log.check_producers([first.header], 0)
+    assert verdict.decision is Decision.DUPLICATE_HIT

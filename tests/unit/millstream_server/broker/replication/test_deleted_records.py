@@ -44,13 +44,18 @@ async def start(
     return node
 
 
-async def produce(node: BrokerNode, *values: bytes, acks: pb.Acks.ValueType = pb.ACKS_ALL) -> None:
+async def produce(
+    node: BrokerNode, *values: bytes, acks: pb.Acks.ValueType = pb.ACKS_ALL, **fields: int
+) -> int:
+    """One batch; its base offset."""
     call = node.stub.Produce()
     topic_id = node.metadata.image.topic_ids["logs"]
-    await call.write(produce_request(topic_id, batch_of(*values), acks=acks))
+    await call.write(produce_request(topic_id, batch_of(*values, **fields), acks=acks))
     async with asyncio.timeout(10):
-        assert not (await call.read()).results[0].error
+        result = (await call.read()).results[0]
+    assert not result.error
     call.cancel()
+    return result.base_offset
 
 
 async def delete_before(node: BrokerNode, offset: int) -> None:
@@ -159,6 +164,25 @@ async def test_an_empty_log_follows_the_next_leader(
     await until(lambda: 1 in metadata.image.topic("logs").partitions[0].isr)
     await produce(nodes[1], b"c")
     await until(lambda: ends(nodes[0]) == (deleted, deleted + 1))
+
+
+@pytest.mark.parametrize("in_sync", [(1, 2), (2,)])
+async def test_rule_21_who_holds_all_that_was_committed_knows_its_producers_once_all_is_deleted(
+    nodes: list[BrokerNode], metadata: FakeMetadata, in_sync: tuple[int, ...]
+) -> None:
+    """The next leader knows no epoch of the deleted records; the other is eligible at least."""
+    first = {"producer_id": 7, "base_sequence": 0}
+    assert await produce(nodes[0], b"a", b"b", **first) == 0
+    await delete_before(nodes[0], 2)
+    await until(lambda: [ends(node) for node in nodes] == [(2, 2)] * 2)
+    elr = tuple({1, 2}.difference(in_sync))
+    metadata.change_partition("logs", 0, leader_id=2, leader_epoch=2, isr=in_sync, elr=elr)
+    await until(lambda: set(metadata.image.topic("logs").partitions[0].isr) == {1, 2})
+    await until(lambda: nodes[1].replica("logs").state.followers.node_epoch(1) > 0)
+    metadata.change_partition("logs", 0, leader_id=1, leader_epoch=3)
+    await nodes[0].until_leading("logs")
+    assert await produce(nodes[0], b"a", b"b", **first) == 0
+    assert ends(nodes[0]) == (2, 2)
 
 
 async def test_a_start_that_the_disk_refuses_is_told_to_nobody(

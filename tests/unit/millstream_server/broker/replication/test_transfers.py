@@ -51,6 +51,9 @@ def test_rule_14_where_all_epochs_are_newer_logs_meet_only_at_the_start() -> Non
         with pytest.raises(BeginElsewhere) as caught:
             divergence_of(3, end, log)
         assert caught.value.offset == 20
+    assert divergence_of(3, 20, log, complete=True) is None  # what was deleted here was committed
+    with pytest.raises(BeginElsewhere):
+        divergence_of(3, 15, log, complete=True)
 
 
 def test_an_empty_log_at_the_beginning_agrees_with_everything() -> None:
