@@ -180,6 +180,8 @@ class Machine(ABC):
     async def _terminate(self, process: Process) -> None:
         # As the real program: the signal is heard once the start is over.
         await asyncio.wait((self._starting,))
+        if self.gave_up is not None:
+            return  # it ends by itself
         try:
             async with asyncio.timeout(_STOP_S):
                 await self.stop_roles()
