@@ -337,7 +337,8 @@ def restart(log: Log, offset: int) -> int:
             log.segments.restart(offset)
             log.reset_written_state(offset, ProducerTable())
             log.synced_end_offset = offset
-        log.save_epochs(EpochHistory())
+            log.epochs = EpochHistory()  # also if the disk has no room to remember that
+        log.save_epochs(log.epochs)
     except OSError as error:
         log.check_gone()
         # Half of it may be done: only a restart of the process can tell.

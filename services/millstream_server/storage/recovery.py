@@ -148,7 +148,6 @@ class LogRecovery:
         if not bases:
             if self._recovery_point > self._start_offset and not self._cut_rot:
                 raise self._rot_error(self._folder, "all segment files are missing")
-            self._load_producers(0)
             self._load_epochs(0)
             self._begin_new(self._start_offset)
             return
@@ -181,6 +180,9 @@ class LogRecovery:
         return bases
 
     def _begin_new(self, offset: int) -> None:
+        # What is known of producers may come from records that this log was told to drop.
+        self._snapshots.drop_above(-1)
+        self._producers = ProducerTable()
         segment = Segment(self._files, self._folder, offset)
         segment.create()
         self._files.sync_directory(self._folder)
@@ -238,7 +240,8 @@ class LogRecovery:
 
     def _load_producers(self, first: int) -> None:
         found = self._snapshots.newest(self._recovery_point)
-        start, self._producers = found if found else (self._start_offset, ProducerTable())
+        first_base = self._segments[0].base_offset  # also what was deleted and is still there (21)
+        start, self._producers = found if found else (first_base, ProducerTable())
         for placed in self._headers(first, start):
             self._producers.apply(placed.header)
 

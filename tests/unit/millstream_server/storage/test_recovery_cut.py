@@ -1,6 +1,7 @@
 """A torn tail is cut wherever it is torn: every byte of the last batches is tried (rule 34)."""
 
 from collections.abc import Callable
+from errno import ENOSPC
 from itertools import count
 from random import Random
 
@@ -8,11 +9,12 @@ import pytest
 
 from millstream_server.storage import FlushMode, LogConfig, LogDamagedError
 from millstream_server.storage.epochs import EpochStart
+from millstream_server.storage.errors import DiskFullError
 from millstream_server.storage.log import Log
 from millstream_server.storage.log_upkeep import restart
 from millstream_server.storage.producers import Decision
 from tests.fakes.killed_job import runs_to_its_end
-from tests.fakes.memory_files import MemoryFiles
+from tests.fakes.memory_files import Fault, MemoryFiles
 from tests.fakes.storage import Appender, make_batch
 
 PAGE_CACHE = LogConfig(preallocate_bytes=0, flush_mode=FlushMode.PAGE_CACHE, segment_bytes=4096)
@@ -276,24 +278,27 @@ def test_rule_34_no_stop_in_the_midst_of_a_cut_makes_rot_of_a_sound_log(
 
 
 @pytest.mark.parametrize("offset", [12, 50])
-@pytest.mark.parametrize("power", [False, True])
+@pytest.mark.parametrize("seed", [None, *range(6)])
 def test_rule_7_wherever_a_restart_is_killed_the_log_ends_no_earlier_than_before(
-    offset: int, power: bool
+    offset: int, seed: int | None
 ) -> None:
     """It may be taken for whole afterwards: nothing tells that a part of it is gone."""
     for operations in count():
         appender = Appender(config=LogConfig(preallocate_bytes=0, segment_bytes=1024))
-        for _ in range(12):
-            appender.append(make_batch((bytes(300),)))
+        for number in range(12):
+            appender.append(make_batch((bytes(300),), producer_id=1, base_sequence=number))
         ended = runs_to_its_end(
             appender.files, operations, lambda one=appender: restart(one.log, offset)
         )
-        if power:
-            appender.files.power_loss(keep=0.0)
+        if seed is not None:
+            appender.files.power_loss(Random(f"{seed}/{operations}"), 0.5 if seed else 0.0)
         log = Appender(appender.files).log
         assert log.end_offset in (12, offset)
+        anew = log.segments.active.size == 0
         # If the leader could not tell by the epoch, it would have to be done.
-        assert log.epochs.latest or log.segments.active.size == 0
+        assert log.epochs.latest or anew
+        # What a producer wrote last may be among what was deleted at the leader (21).
+        assert not (anew and log.producers.get(1))
         if ended:
             break
 
@@ -314,7 +319,22 @@ def test_rule_21_a_cut_down_to_the_start_forgets_no_producer_of_deleted_records(
     first = make_batch(producer_id=1)
     appender.append(first)
     appender.log.delete_before(1)
-    appender.append(make_batch(), epoch=2)
+    for _ in range(4):  # snapshots that are above the cut
+        appender.append(make_batch(), epoch=2)
+        appender.log.flush()
     assert appender.log.truncate_to(1) == 1
-    [verdict] = appender.log.check_producers([first.header], 0)
-    assert verdict.decision is Decision.DUPLICATE_HIT
+    killed = Appender(appender.files.copy())
+    appender.directory.close()
+    for one in (appender, killed, Appender(appender.files)):
+        [verdict] = one.log.check_producers([first.header], 0)
+        assert verdict.decision is Decision.DUPLICATE_HIT
+
+
+def test_a_restart_that_a_full_disk_ends_leaves_an_empty_log_that_any_leader_agrees_with() -> None:
+    appender = Appender()
+    appender.append(make_batch())
+    appender.files.faults.append(Fault("write", "*leader-epochs*", ENOSPC))
+    with pytest.raises(DiskFullError):
+        restart(appender.log, 9)
+    assert (appender.log.start_offset, appender.log.end_offset) == (9, 9)
+    assert appender.log.epochs.latest is None
