@@ -316,8 +316,8 @@ def restart(log: Log, offset: int) -> int:
     (LogBusyError). Returns the new end.
 
     Every step leaves a log that a recovery takes up, and that never ends before where it did: the
-    new start comes first, then go the bytes, and last the epochs, which tell the leader as long as
-    they are there that this has to be done again.
+    new start comes first, then go the bytes, and last the epochs: a leader that has forgotten them
+    has this done again as long as they are there.
     """
     log.check()
     if log.in_flight:
